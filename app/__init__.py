@@ -1,0 +1,3 @@
+"""The Pilothouse daemon and command line."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,33 @@
+"""The shape of the database, as a list of steps that are applied once each, in order."""
+
+import sqlite_utils
+
+migrations = sqlite_utils.Migrations("pilothouse")
+
+
+@migrations()
+def create_registry(db: sqlite_utils.Database) -> None:
+    """Models, their versions (files as JSON), deployments as declared, and jobs."""
+    db["models"].create({"name": str, "task": str, "licence": str, "description": str}, pk="name")  # type: ignore[union-attr]
+    db["versions"].create(  # type: ignore[union-attr]
+        {
+            "model": str,
+            "version": int,
+            "format": str,
+            "precision": str,
+            "size_bytes": int,
+            "digest": str,
+            "files": str,
+            "source": str,
+            "created": str,
+            "parent": int,
+            "certificate": str,
+            "metadata": str,
+        },
+        pk=("model", "version"),
+        foreign_keys=[("model", "models", "name")],
+    )
+    db["deployments"].create({"route": str, "spec": str, "decision": str, "created": str}, pk="route")  # type: ignore[union-attr]
+    db["jobs"].create(  # type: ignore[union-attr]
+        {"id": str, "kind": str, "state": str, "job": str, "created": str, "updated": str}, pk="id"
+    )

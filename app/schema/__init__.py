@@ -1,0 +1,1 @@
+"""HTTP wire schema: one msgspec module a protocol. A leaf: imports nothing of ours."""

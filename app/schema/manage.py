@@ -1,0 +1,346 @@
+"""`/manage/v1`: Pilothouse's own resources, as they travel over HTTP and in events.
+
+Times are RFC 3339 UTC strings; names carry their units. `None` means not known or not applicable.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+DeploymentState = Literal["stopped", "idle", "starting", "ready", "draining", "failed"]
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An error a user can act on: what happened, and what to do."""
+
+    code: str
+    message: str
+    hint: str = ""
+    details: dict[str, Any] = {}
+
+
+class Page(msgspec.Struct, kw_only=True):
+    items: list[Any]
+    next_cursor: str | None = None
+
+
+# --- the machine ---------------------------------------------------------------------------------------
+
+
+class Cpu(msgspec.Struct, kw_only=True):
+    name: str
+    physical_cores: int
+    logical_cores: int
+    features: list[str] = []
+    """Instruction sets that matter to engines: ``avx2``, ``avx512f``, ``amx_int8`` …"""
+
+
+class Gpu(msgspec.Struct, kw_only=True):
+    """One GPU as NVML reports it; a reading the driver refuses is `None`."""
+
+    index: int
+    uuid: str
+    name: str
+    compute_capability: str | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilization_percent: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+
+
+class Hardware(msgspec.Struct, kw_only=True):
+    """The machine and its latest readings (event kind ``hardware``, key ``now``, once a second)."""
+
+    time: str
+    hostname: str
+    os: str
+    cpu: Cpu
+    cpu_percent: float
+    memory_total_bytes: int
+    memory_used_bytes: int
+    disk_free_bytes: int
+    """Free space where the data directory lies."""
+    gpus: list[Gpu]
+    gpu_note: str = ""
+    """Why no GPU is listed, in one sentence."""
+    driver: str | None = None
+
+
+class Engine(msgspec.Struct, kw_only=True):
+    """One engine on this machine (`pilothouse doctor`)."""
+
+    name: str
+    version: str | None
+    usable: bool
+    reason: str = ""
+    """Why not, in one sentence."""
+    remedy: str = ""
+    """The command that mends it."""
+    devices: list[str] = []
+    runtime: str | None = None
+
+
+class Runtime(msgspec.Struct, kw_only=True):
+    """An environment in which workers run. ``environment`` is the daemon's own."""
+
+    name: str
+    engine: str
+    state: Literal["available", "installing", "installed", "environment", "failed"]
+    version: str | None = None
+    size_bytes: int | None = None
+    description: str = ""
+    note: str = ""
+    job: str | None = None
+
+
+# --- models --------------------------------------------------------------------------------------------
+
+
+class CatalogEntry(msgspec.Struct, kw_only=True):
+    """A model that Pilothouse knows how to get."""
+
+    name: str
+    title: str
+    description: str
+    task: str
+    format: str
+    licence: str
+    size_bytes: int | None
+    sources: list[str]
+    """References in order of preference, as `pull` takes them."""
+    sha256: str | None = None
+    fit: Literal["fits", "tight", "too_big", "unknown"] = "unknown"
+    fit_reason: str = ""
+    here: bool = False
+    job: str | None = None
+
+
+class ModelFile(msgspec.Struct, kw_only=True):
+    path: str
+    size_bytes: int
+    digest: str
+    """``sha256:…``"""
+
+
+class Version(msgspec.Struct, kw_only=True):
+    version: int
+    format: str
+    precision: str | None
+    size_bytes: int
+    digest: str
+    files: list[ModelFile]
+    """The first one is the model; the rest lie beside it (labels, samples, tokenizer)."""
+    source: str
+    created: str
+    parent: int | None = None
+    certificate: dict[str, Any] | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Model(msgspec.Struct, kw_only=True):
+    name: str
+    task: str
+    licence: str = ""
+    description: str = ""
+    size_bytes: int = 0
+    versions: list[Version] = []
+
+
+class Sample(msgspec.Struct, kw_only=True):
+    """One held-out example that came with a model: flat values in C order."""
+
+    inputs: dict[str, list[float]]
+    shapes: dict[str, list[int]]
+    label: str | None = None
+
+
+# --- jobs ----------------------------------------------------------------------------------------------
+
+
+class Job(msgspec.Struct, kw_only=True):
+    id: str
+    kind: Literal["download", "runtime", "convert", "evaluate", "benchmark"]
+    title: str
+    state: JobState
+    progress: float = 0.0
+    """0 to 1."""
+    message: str = ""
+    """What it does now, in words."""
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    rate_bytes_per_s: float | None = None
+    eta_s: float | None = None
+    error: Problem | None = None
+    spec: dict[str, Any] = {}
+    result: dict[str, Any] | None = None
+    created: str = ""
+    updated: str = ""
+
+
+class DownloadRequest(msgspec.Struct, kw_only=True, tag_field="kind", tag="download", forbid_unknown_fields=True):
+    ref: str
+    name: str | None = None
+
+
+class RuntimeRequest(msgspec.Struct, kw_only=True, tag_field="kind", tag="runtime", forbid_unknown_fields=True):
+    runtime: str
+
+
+JobRequest = DownloadRequest | RuntimeRequest
+
+
+# --- deployments ---------------------------------------------------------------------------------------
+
+
+class DeploymentSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What should be. The route is in the path."""
+
+    model: str
+    version: int | None = None
+    """`None` is the newest one at the time of the request, and is stored as that number."""
+    engine: str = "auto"
+    device: str = "auto"
+    replicas: int = 1
+    stopped: bool = False
+    settings: dict[str, Any] = {}
+    """``max_batch_size``, ``max_queue_delay_us``, ``queue_limit``, ``threads``, ``context_tokens``,
+    ``sequences``, …: see docs/settings.md."""
+
+
+class Candidate(msgspec.Struct, kw_only=True):
+    """One engine × device that was considered for a deployment."""
+
+    engine: str
+    device: str
+    runtime: str | None
+    chosen: bool = False
+    usable: bool = True
+    estimated_memory_bytes: int | None = None
+    reason: str = ""
+
+
+class Decision(msgspec.Struct, kw_only=True):
+    reason: str
+    """One sentence a user can read."""
+    candidates: list[Candidate]
+
+
+class Replica(msgspec.Struct, kw_only=True):
+    id: str
+    state: Literal["starting", "ready", "failed", "stopping", "backoff"]
+    pid: int | None = None
+    memory_bytes: int | None = None
+    restarts: int = 0
+    retry_in_s: float | None = None
+    error: Problem | None = None
+
+
+class TensorMetadata(msgspec.Struct, kw_only=True):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Deployment(msgspec.Struct, kw_only=True):
+    """What should be, and what is."""
+
+    route: str
+    model: str
+    version: int
+    task: str
+    spec: DeploymentSpec
+    state: DeploymentState
+    replicas: list[Replica] = []
+    engine: str | None = None
+    engine_version: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    runtime: str | None = None
+    memory_bytes: int | None = None
+    decision: Decision | None = None
+    notes: list[str] = []
+    error: Problem | None = None
+    inputs: list[TensorMetadata] = []
+    outputs: list[TensorMetadata] = []
+    labels: list[str] = []
+    context_tokens: int | None = None
+    sequences: int | None = None
+    chat_template: str | None = None
+    created: str = ""
+    since: str = ""
+    """When it entered its state."""
+
+
+# --- live readings -------------------------------------------------------------------------------------
+
+
+class RouteSample(msgspec.Struct, kw_only=True):
+    """One second of one route (event kind ``metrics``, key the route). Percentiles are over the last ten
+    seconds and `None` when nothing was answered in them; rates are of this second."""
+
+    time: str
+    route: str
+    requests_per_s: float = 0.0
+    errors_per_s: float = 0.0
+    requests_total: int = 0
+    errors_total: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    queue_ms: float | None = None
+    """Mean wait for a free replica."""
+    compute_ms: float | None = None
+    """Mean time in the engine."""
+    overhead_ms: float | None = None
+    """Mean of the rest: decoding, transport, encoding."""
+    batch_size: float | None = None
+    queue_depth: int = 0
+    in_flight: int = 0
+    confidence: float | None = None
+    """Mean confidence of the top class."""
+    output_tokens_per_s: float | None = None
+    prompt_tokens_per_s: float | None = None
+    ttft_p50_ms: float | None = None
+    itl_p50_ms: float | None = None
+    kv_used: float | None = None
+    memory_bytes: int | None = None
+
+
+class Daemon(msgspec.Struct, kw_only=True):
+    """Event kind ``daemon``, key ``info``."""
+
+    version: str
+    pid: int
+    url: str
+    started: str
+    data_dir: str
+
+
+class Setting(msgspec.Struct, kw_only=True):
+    key: str
+    value: Any
+    source: Literal["default", "file", "environment", "flag"]
+    environment: str
+    meaning: str
+
+
+# --- events --------------------------------------------------------------------------------------------
+
+Kind = Literal["daemon", "hardware", "metrics", "deployment", "model", "job", "runtime", "engine"]
+
+
+class Change(msgspec.Struct, kw_only=True):
+    """One server-sent event ``change``: ``value`` is the whole new state of ``key``; `None` removes it."""
+
+    kind: Kind
+    key: str
+    value: Any
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """The server-sent event ``snapshot`` that opens a stream: kind → key → value."""
+
+    state: dict[str, dict[str, Any]]
