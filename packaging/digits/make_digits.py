@@ -27,10 +27,12 @@ from threadpoolctl import threadpool_limits
 
 SEED = 8
 HELD_OUT_SHARE = 0.2
-LARGEST_PIXEL = 16.0
+LARGEST_PIXEL = 16
 HIDDEN = (256, 256)
 LABELS = [str(digit) for digit in range(10)]
-LICENCE = "Apache-2.0; trained on UCI Optical Recognition of Handwritten Digits (CC BY 4.0), from scikit-learn (BSD-3)"
+LICENCE = (
+    "Apache-2.0; trained on UCI Optical Recognition of Handwritten Digits (CC BY 4.0), from scikit-learn (BSD-3)"
+)
 DESCRIPTION = (
     "Handwritten digits 0 to 9, 8×8 pixels with values 0 to 16; a fully connected network 64-256-256-10 "
     "trained on four fifths of scikit-learn's bundled digits"
@@ -97,7 +99,8 @@ def to_onnx(network: MLPClassifier) -> onnx.ModelProto:
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="make_digits"
     )
     helper.set_model_props(
-        model, {"labels": json.dumps(LABELS), "description": DESCRIPTION, "licence": LICENCE, "input_range": "[0, 16]"}
+        model,
+        {"labels": json.dumps(LABELS), "description": DESCRIPTION, "licence": LICENCE, "input_range": "[0, 16]"},
     )
     onnx.checker.check_model(model, full_check=True)
     return model
