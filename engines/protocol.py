@@ -85,7 +85,7 @@ class Sampling(msgspec.Struct, omit_defaults=True, frozen=True):
     frequency_penalty: float = 0.0
 
 
-class Load(msgspec.Struct, tag=True):
+class Load(msgspec.Struct, tag=True, array_like=True):
     """Load ``path``. ``device`` is ``cpu`` or ``cuda:N``: exactly what was decided, never a wish."""
 
     engine: str
@@ -104,7 +104,7 @@ class Infer(msgspec.Struct, tag=True, array_like=True):
     outputs: list[str] = []
 
 
-class Generate(msgspec.Struct, tag=True, omit_defaults=True):
+class Generate(msgspec.Struct, tag=True, array_like=True):
     """One sequence. Exactly one of ``messages`` (rendered by the chat template), ``prompt`` and
     ``prompt_tokens`` is set."""
 
@@ -127,7 +127,7 @@ class Abort(msgspec.Struct, tag=True, array_like=True):
     id: int
 
 
-class Tokenize(msgspec.Struct, tag=True):
+class Tokenize(msgspec.Struct, tag=True, array_like=True):
     """Count or list the tokens of ``text``, or of ``messages`` as the template renders them."""
 
     id: int
@@ -135,7 +135,7 @@ class Tokenize(msgspec.Struct, tag=True):
     messages: list[dict[str, Any]] | None = None
 
 
-class Hello(msgspec.Struct, tag=True):
+class Hello(msgspec.Struct, tag=True, array_like=True):
     """First frame of a worker; ``secret`` proves that it is the process that was started."""
 
     secret: str
@@ -143,7 +143,7 @@ class Hello(msgspec.Struct, tag=True):
     version: int = VERSION
 
 
-class Ready(msgspec.Struct, tag=True, omit_defaults=True):
+class Ready(msgspec.Struct, tag=True, array_like=True):
     """The model is loaded and has run once. One of ``signature`` and ``language`` is set."""
 
     engine: str
@@ -162,7 +162,7 @@ class Ready(msgspec.Struct, tag=True, omit_defaults=True):
     """Sentences that the user should read: a template that was stood in for, an axis that does not batch."""
 
 
-class Failed(msgspec.Struct, tag=True):
+class Failed(msgspec.Struct, tag=True, array_like=True):
     """The model could not be loaded; the worker exits after saying so. ``code`` is one of ``bad_model``,
     ``out_of_memory``, ``missing_library``, ``device_unavailable``, ``bad_setting``, ``engine_failed``."""
 
@@ -191,6 +191,9 @@ class TokenEvent(msgspec.Struct, array_like=True):
     finish_reason: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    error_code: str = ""
+    """Set where this one sequence failed: as `Rejected`, but the rest of the step goes on. Ends the sequence."""
+    error_message: str = ""
 
 
 class SchedulerLoad(msgspec.Struct, array_like=True):
@@ -208,12 +211,12 @@ class Step(msgspec.Struct, tag=True, array_like=True):
     step_us: int = 0
 
 
-class Tokens(msgspec.Struct, tag=True):
+class Tokens(msgspec.Struct, tag=True, array_like=True):
     id: int
     tokens: list[int]
 
 
-class Rejected(msgspec.Struct, tag=True):
+class Rejected(msgspec.Struct, tag=True, array_like=True):
     """One request failed; the worker goes on. ``code`` is ``invalid_input``, ``context_exceeded``,
     ``queue_full``, ``out_of_memory`` or ``engine_failed``; ``field`` names the input at fault."""
 
