@@ -1,0 +1,296 @@
+"""The registry: which models are here, in which versions, from where. The one writer of its two tables."""
+
+import asyncio
+import contextlib
+import difflib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import sqlite_utils
+
+from app.db import Store
+from app.errors import ArtifactCorrupt, Conflict, InvalidInput, ModelNotFound, NotFound
+from app.events import Bus
+from app.paths import DataDir, resource
+from app.registry.artifacts import Artifacts, digest_of, link_or_copy
+from app.registry.names import check_name, check_path, split_reference
+from app.schema.manage import Model, ModelFile, Sample, Version
+
+EMBEDDED = "digits"
+#: What a card says that has a place of its own in the tables.
+_COLUMNS = {"name", "task", "licence", "description", "format", "precision", "digest", "size_bytes"}
+
+
+class Registry:
+    """Models and their versions, all in memory, every change first committed to the database.
+
+    Every change is published as event kind ``model``. Used from the event loop only.
+    """
+
+    def __init__(self, store: Store, data: DataDir, bus: Bus):
+        self._store, self._data, self._bus = store, data, bus
+        self.artifacts = Artifacts(data.artifacts)
+        self._models: dict[str, Model] = {}
+        self._writing = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Read everything, mend what an interrupted change left behind, publish every model."""
+        models, versions = await self._store.run(lambda db: (list(db["models"].rows), list(db["versions"].rows)))
+        grouped: dict[str, list[Version]] = {row["name"]: [] for row in models}
+        for row in sorted(versions, key=lambda row: row["version"]):
+            grouped[row["model"]].append(_version(row))
+        self._models = {row["name"]: _with_versions(Model(**row), grouped[row["name"]]) for row in models}
+        await asyncio.to_thread(self._tidy)
+        for name in self._models:
+            self._publish(name)
+
+    def models(self) -> list[Model]:
+        """Every model, by name; versions oldest first."""
+        return [self._models[name] for name in sorted(self._models)]
+
+    def get(self, name: str) -> Model:
+        """Raises `ModelNotFound`; its hint names what was perhaps meant."""
+        if (model := self._models.get(name)) is not None:
+            return model
+        near = difflib.get_close_matches(name, self._models, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`pilothouse models` lists what is here"
+        raise ModelNotFound(f"there is no model named {name!r}", hint=hint, field="model")
+
+    def resolve(self, reference: str) -> tuple[Model, Version]:
+        """``NAME[@VERSION]``, the newest without one. Raises `ModelNotFound`, `InvalidInput`."""
+        name, number = split_reference(reference)
+        model = self.get(name)
+        if number is None:
+            return model, model.versions[-1]
+        return model, self._version_of(model, number)
+
+    def path(self, name: str, version: int) -> Path:
+        """The primary file of a version, under the name its engine expects.
+
+        Raises `ModelNotFound`, and `ArtifactCorrupt` if the file has gone from the disk.
+        """
+        entry = self._version_of(self.get(name), version)
+        path = self._folder(name, version) / entry.files[0].path
+        if not path.exists():
+            raise ArtifactCorrupt(
+                f"the file of {name}@{version} is missing from the data directory",
+                hint=f"`pilothouse rm {name}@{version}`, then get it again from {entry.source}",
+            )
+        return path
+
+    async def add_version(
+        self,
+        name: str,
+        *,
+        task: str,
+        files: Sequence[tuple[str, Path]],
+        format: str,
+        precision: str | None,
+        source: str,
+        licence: str = "",
+        description: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        parent: int | None = None,
+        expected: Mapping[str, str] | None = None,
+    ) -> Version:
+        """Take files in as the next version of ``name``; the first one is the model.
+
+        ``files`` are (path relative to the version's folder, finished file): the files are moved in, and only
+        once the version is committed. ``expected`` has sha256 digests by relative path. The same files again
+        are the version that has them already.
+
+        Raises `ArtifactCorrupt` for a digest that differs (nothing is registered), `InvalidInput` for a name.
+        """
+        check_name(name)
+        if not files:
+            raise ValueError("a version has at least one file")
+        async with self._writing:
+            entries = [
+                await asyncio.to_thread(self._adopt, check_path(path), file, (expected or {}).get(path))
+                for path, file in files
+            ]
+            model = self._models.get(name)
+            version = next((known for known in model.versions if known.files == entries), None) if model else None
+            if version is None:
+                version = Version(
+                    version=1 + max((known.version for known in model.versions), default=0) if model else 1,
+                    format=format,
+                    precision=precision,
+                    size_bytes=sum(entry.size_bytes for entry in entries),
+                    digest=entries[0].digest,
+                    files=entries,
+                    source=source,
+                    created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                    parent=parent,
+                    metadata=dict(metadata or {}),
+                )
+                model = model or Model(name=name, task=task, licence=licence, description=description)
+                await asyncio.to_thread(self._link, name, version)
+                await self._store.run(lambda db: _insert(db, model, version))
+                self._models[name] = _with_versions(model, [*model.versions, version])
+                self._publish(name)
+        for _, file in files:
+            file.unlink(missing_ok=True)
+        return version
+
+    async def remove(self, name: str, version: int | None = None) -> None:
+        """Remove one version, or the model with all of them, and the blobs that nothing else refers to.
+
+        Raises `ModelNotFound`, and `Conflict` for a version that another one was made from.
+        """
+        async with self._writing:
+            model = self.get(name)
+            gone = [self._version_of(model, version)] if version is not None else model.versions
+            left = [entry for entry in model.versions if entry not in gone]
+            if children := [entry.version for entry in left if entry.parent in {entry.version for entry in gone}]:
+                raise Conflict(
+                    f"{name}@{version} is what version {children[0]} was made from",
+                    hint=f"`pilothouse rm {name}@{children[0]}` first, or `pilothouse rm {name}` for all",
+                )
+            await self._store.run(lambda db: _delete(db, name, [entry.version for entry in gone], whole=not left))
+            if left:
+                self._models[name] = _with_versions(model, left)
+            else:
+                del self._models[name]
+            self._publish(name)
+            await asyncio.to_thread(self._tidy)
+
+    async def ensure_embedded(self) -> None:
+        """Register the model that came with the program, unless this very file is registered already."""
+        folder = resource(EMBEDDED)
+        card = msgspec.json.decode((folder / "card.json").read_bytes())
+        digest = await asyncio.to_thread(digest_of, folder / f"{EMBEDDED}.onnx")
+        known = self._models.get(EMBEDDED)
+        if known and any(version.digest == digest for version in known.versions):
+            return
+        await self.embed(EMBEDDED, folder, card)
+
+    async def embed(self, name: str, folder: Path, card: Mapping[str, Any]) -> Version:
+        """Register ``folder/NAME.onnx`` and its held-out samples, leaving the folder as it is."""
+        copies = self._data.downloads / f"embedded-{name}"
+        files = [(f"{name}.onnx", copies / f"{name}.onnx"), ("held_out.npz", copies / "held_out.npz")]
+        try:
+            for path, copy in files:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                await asyncio.to_thread(shutil.copyfile, folder / path, copy)
+            return await self.add_version(
+                name,
+                task=card["task"],
+                files=files,
+                format="onnx",
+                precision=card.get("precision", "fp32"),
+                source=f"embedded:{name}",
+                licence=card.get("licence", ""),
+                description=card.get("description", ""),
+                metadata={
+                    **{key: value for key, value in card.items() if key not in _COLUMNS},
+                    "samples": "held_out.npz",
+                    "requested": name,
+                },
+            )
+        finally:
+            await asyncio.to_thread(shutil.rmtree, copies, ignore_errors=True)
+
+    def samples(self, name: str, version: int, offset: int = 0, limit: int = 10) -> list[Sample]:
+        """Held-out examples that came with a version: arrays ``[n, …]`` named like the inputs, and ``labels``.
+
+        Raises `NotFound` if the version brought none, `InvalidInput` for a negative offset or limit.
+        """
+        if offset < 0 or limit < 0:
+            raise InvalidInput("offset and limit must not be negative", field="offset" if offset < 0 else "limit")
+        entry = self._version_of(self.get(name), version)
+        if "samples" not in entry.metadata:
+            raise NotFound(f"{name}@{version} came without held-out samples")
+        file = next(file for file in entry.files if file.path == entry.metadata["samples"])
+        arrays = dict(_arrays(self.artifacts.path(file.digest)))
+        labels = arrays.pop("labels", None)
+        count = min(len(array) for array in arrays.values())
+        names = entry.metadata.get("labels", [])
+        return [
+            Sample(
+                inputs={key: array[row].astype(float).ravel().tolist() for key, array in arrays.items()},
+                shapes={key: list(array.shape[1:]) for key, array in arrays.items()},
+                label=None if labels is None else _label(labels[row], names),
+            )
+            for row in range(offset, min(offset + limit, count))
+        ]
+
+    def _version_of(self, model: Model, number: int) -> Version:
+        for version in model.versions:
+            if version.version == number:
+                return version
+        numbers = ", ".join(str(version.version) for version in model.versions)
+        raise ModelNotFound(f"{model.name} has no version {number}", hint=f"it has {numbers}", field="version")
+
+    def _folder(self, name: str, version: int) -> Path:
+        return self._data.models / name / str(version)
+
+    def _adopt(self, path: str, file: Path, sha256: str | None) -> ModelFile:
+        digest = self.artifacts.adopt(file, sha256, keep=True)
+        return ModelFile(path=path, size_bytes=file.stat().st_size, digest=digest)
+
+    def _link(self, name: str, version: Version) -> None:
+        for file in version.files:
+            target = self._folder(name, version.version) / file.path
+            if not target.exists():
+                link_or_copy(self.artifacts.path(file.digest), target)
+
+    def _tidy(self) -> None:
+        """Make the folders say what the tables say. Blocks."""
+        entries = [(model.name, version) for model in self._models.values() for version in model.versions]
+        wanted = {self._folder(name, version.version) for name, version in entries}
+        for folder in self._data.models.glob("*/*"):
+            if folder not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    folder.parent.rmdir()
+        for name, version in entries:
+            with contextlib.suppress(FileNotFoundError):  # a blob has gone: `path` says so when it is asked for
+                self._link(name, version)
+        self.artifacts.remove_unreferenced({file.digest for _, version in entries for file in version.files})
+
+    def _publish(self, name: str) -> None:
+        self._bus.publish("model", name, self._models.get(name))
+
+
+def _with_versions(model: Model, versions: list[Version]) -> Model:
+    return msgspec.structs.replace(model, versions=versions, size_bytes=sum(entry.size_bytes for entry in versions))
+
+
+def _version(row: dict[str, Any]) -> Version:
+    for key in ("files", "certificate", "metadata"):
+        row[key] = json.loads(row[key]) if row[key] else None
+    return msgspec.convert({key: value for key, value in row.items() if key != "model"}, Version)
+
+
+def _insert(db: sqlite_utils.Database, model: Model, version: Version) -> None:
+    row = {key: value for key, value in msgspec.to_builtins(version).items()}
+    for key in ("files", "certificate", "metadata"):
+        row[key] = json.dumps(row[key]) if row[key] is not None else None
+    described = {"name": model.name, "task": model.task, "licence": model.licence, "description": model.description}
+    db.table("models").insert(described, ignore=True)
+    db.table("versions").insert({"model": model.name, **row})
+
+
+def _delete(db: sqlite_utils.Database, name: str, versions: list[int], *, whole: bool) -> None:
+    for version in versions:
+        db.table("versions").delete((name, version))
+    if whole:
+        db.table("models").delete(name)
+
+
+@lru_cache(maxsize=4)
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _label(value: Any, names: list[str]) -> str:
+    return names[int(value)] if names and np.issubdtype(type(value), np.integer) else str(value)
