@@ -1,0 +1,255 @@
+"""The HTTP client of the daemon, used by the command line: thin, synchronous, errors a user can read."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+from app.errors import PilothouseError
+
+#: Seconds to connect; a daemon on this machine answers at once or not at all.
+CONNECT_S = 5.0
+#: Seconds without a byte. Requests to models are bounded by the daemon's own ``request_timeout_s``.
+READ_S = 900.0
+
+JOB_ENDS = frozenset({"succeeded", "failed", "cancelled"})
+DEPLOYMENT_ENDS = frozenset({"ready", "idle", "stopped", "failed"})
+
+
+class ClientError(PilothouseError):
+    """The daemon refused, failed or did not answer; ``status`` is the HTTP status, 0 where there was no answer."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        status: int = 0,
+        code: str = "unreachable",
+        details: dict[str, Any] | None = None,
+    ):
+        super().__init__(message, hint=hint, code=code, details=details)
+        self.status = status
+
+
+def problem(status: int, body: bytes) -> ClientError:
+    """The error in ``body``, whichever protocol's envelope it has."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        error = body.decode(errors="replace").strip()[:200] or f"HTTP status {status}"
+    if not isinstance(error, dict):
+        return ClientError(str(error), status=status, code="http_error")
+    return ClientError(
+        str(error.get("message") or f"HTTP status {status}"),
+        hint=str(error.get("hint") or ""),
+        status=status,
+        code=str(error.get("code") or error.get("type") or "http_error"),
+        details=error.get("details") or {},
+    )
+
+
+def escape(name: str) -> str:
+    """``name`` as one segment of a path."""
+    return quote(name, safe="")
+
+
+class Client:
+    """A connection to the daemon at ``url``. Every method blocks, and raises `ClientError`.
+
+    Safe to use from several threads. A context manager.
+    """
+
+    def __init__(self, url: str, key: str = ""):
+        import httpx2
+
+        self.url = url.rstrip("/")
+        self.key = key
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(READ_S, connect=CONNECT_S),
+            trust_env=False,  # a proxy is never meant for a daemon on loopback
+            verify=self.url.startswith("https"),
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- one request, one answer ---------------------------------------------------------------------------
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        return self._call("GET", path, query=query)
+
+    def post(self, path: str, body: Any) -> dict[str, Any]:
+        return self._call("POST", path, body=body)
+
+    def put(self, path: str, body: Any) -> dict[str, Any]:
+        return self._call("PUT", path, body=body)
+
+    def delete(self, path: str, **query: Any) -> dict[str, Any]:
+        return self._call("DELETE", path, query=query)
+
+    def items(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        """All of a list, page after page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(path, **query)
+            found += page["items"]
+            if not page.get("next_cursor"):
+                return found
+            query["cursor"] = page["next_cursor"]
+
+    def infer(self, route: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One Open Inference Protocol v2 request."""
+        return self.post(f"/v2/models/{escape(route)}/infer", request)
+
+    def _call(
+        self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None
+    ) -> dict[str, Any]:
+        import httpx2
+
+        content = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"content-type": "application/json"}
+        params = {key: value for key, value in (query or {}).items() if value is not None}
+        try:
+            answer = self._http.request(method, path, params=params, content=content, headers=headers)
+        except httpx2.HTTPError as error:
+            raise self._unreachable(error) from None
+        if answer.status_code >= 400:
+            raise problem(answer.status_code, answer.content)
+        try:
+            return json.loads(answer.content) if answer.content else {}
+        except ValueError:
+            raise ClientError(f"{self.url}{path} did not answer with JSON", status=answer.status_code) from None
+
+    def _unreachable(self, error: Exception) -> ClientError:
+        reason = str(error) or type(error).__name__
+        return ClientError(
+            f"the daemon at {self.url} did not answer ({reason})", hint="`pilothouse status` starts it again"
+        )
+
+    # --- streams -------------------------------------------------------------------------------------------
+
+    def _stream(self, method: str, path: str, body: Any = None) -> Iterator[tuple[str, str]]:
+        """``event``, ``data`` of each server-sent event until the server ends the stream."""
+        import httpx2
+
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"accept": "text/event-stream"} | ({} if body is None else {"content-type": "application/json"})
+        try:
+            with self._http.stream(
+                method, path, content=content, headers=headers, timeout=httpx2.Timeout(None, connect=CONNECT_S)
+            ) as answer:
+                if answer.status_code >= 400:
+                    raise problem(answer.status_code, answer.read())
+                for event in httpx2.EventSource(answer, max_event_size=None):
+                    yield event.event, event.data
+        except httpx2.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """``snapshot``: ``{"state": {kind: {key: value}}}``, then ``change``: ``{"kind", "key", "value"}``."""
+        for event, data in self._stream("GET", "/manage/v1/events"):
+            yield event, json.loads(data)
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """The state of everything now: kind → key → value."""
+        for event, data in self.events():
+            if event == "snapshot":
+                return data["state"]
+        raise ClientError(f"the daemon at {self.url} closed its event stream")
+
+    def watch(self, kind: str, key: str) -> Iterator[dict[str, Any] | None]:
+        """The state of one thing, then each change of it; `None` when it is gone."""
+        for event, data in self.events():
+            if event == "snapshot":
+                yield data["state"].get(kind, {}).get(key)
+            elif data["kind"] == kind and data["key"] == key:
+                yield data["value"]
+
+    def stream_chat(
+        self, route: str, messages: list[dict[str, str]], *, usage: dict[str, Any] | None = None, **options: Any
+    ) -> Iterator[str]:
+        """The answer, piece by piece. What the server counted is put into ``usage`` when the stream ends."""
+        body = {
+            "model": route,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **options,
+        }
+        for _, data in self._stream("POST", "/v1/chat/completions", body):
+            if data == "[DONE]":
+                return
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise problem(200, data.encode())
+            if usage is not None and chunk.get("usage"):
+                usage.update(chunk["usage"])
+            for choice in chunk.get("choices", ()):
+                if text := choice.get("delta", {}).get("content"):
+                    yield text
+
+    # --- waiting -------------------------------------------------------------------------------------------
+
+    def wait_job(
+        self, job: dict[str, Any], report: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Follow ``job`` to its end; ``report`` sees every state of it. Returns it when it has succeeded, else
+        raises `ClientError` with its error."""
+        path = f"/manage/v1/jobs/{escape(job['id'])}"
+        report(job)
+        if job["state"] not in JOB_ENDS:
+            for state in self.watch("job", job["id"]):
+                job = state or self.get(path)
+                report(job)
+                if job["state"] in JOB_ENDS:
+                    break
+        if job["state"] == "succeeded":
+            return job
+        if job["state"] == "cancelled":
+            raise ClientError(f"{job['title']} was cancelled", status=200, code="cancelled")
+        if job["state"] != "failed":
+            raise ClientError(
+                f"the daemon stopped during {job['title']}", hint="the job goes on when it starts again"
+            )
+        raise failure(job.get("error"), f"{job['title']} failed")
+
+    def wait_deployment(
+        self, deployment: dict[str, Any], report: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Follow a deployment until it is ready, idle or stopped; raises `ClientError` if it fails."""
+        path = f"/manage/v1/deployments/{escape(deployment['route'])}"
+        report(deployment)
+        if deployment["state"] not in DEPLOYMENT_ENDS:
+            for state in self.watch("deployment", deployment["route"]):
+                deployment = state or self.get(path)
+                report(deployment)
+                if deployment["state"] in DEPLOYMENT_ENDS:
+                    break
+        if deployment["state"] == "failed":
+            raise failure(deployment.get("error"), f"{deployment['route']} could not be started")
+        if deployment["state"] not in DEPLOYMENT_ENDS:
+            raise ClientError(
+                "the daemon stopped", hint="`pilothouse status` starts it again and shows what became of it"
+            )
+        return deployment
+
+
+def failure(error: dict[str, Any] | None, otherwise: str) -> ClientError:
+    """A `Problem` that a job or a deployment carries, as an error."""
+    error = error or {}
+    return ClientError(
+        error.get("message") or otherwise,
+        hint=error.get("hint") or "",
+        status=200,
+        code=error.get("code") or "failed",
+        details=error.get("details") or {},
+    )
