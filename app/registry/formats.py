@@ -1,0 +1,216 @@
+"""What a model file is, told from its bytes: enough to refuse what no engine could load, reading no weights."""
+
+import contextlib
+import mmap
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.errors import ArtifactCorrupt
+
+
+@dataclass(frozen=True)
+class Facts:
+    format: str
+    """``gguf`` or ``onnx``."""
+    precision: str | None = None
+    task: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def inspect(path: Path) -> Facts:
+    """What the file at ``path`` is. Blocks; reads the headers only.
+
+    Raises `ArtifactCorrupt` with code ``bad_model`` for a file that is neither GGUF nor ONNX, or cut short.
+    """
+    if path.stat().st_size == 0:
+        raise _bad(path, "it is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            if content[:4] == b"GGUF":
+                return _gguf(_Reader(content))
+            return _onnx(_Reader(content))
+        except (struct.error, IndexError, ValueError, UnicodeDecodeError, OverflowError) as error:
+            reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
+            raise _bad(path, reason) from None
+
+
+def _bad(path: Path, reason: str) -> ArtifactCorrupt:
+    return ArtifactCorrupt(
+        f"{path.name} is not a model that can be loaded: {reason}",
+        hint="a model is a whole GGUF or ONNX file; fetch it again, or choose another file",
+        code="bad_model",
+    )
+
+
+class _Refusal(ValueError):
+    """A reason to refuse, in words for the user."""
+
+
+class _Reader:
+    """A cursor over the mapped file; reading past its end raises `struct.error`."""
+
+    def __init__(self, content: mmap.mmap):
+        self.content, self.position, self.size_bytes = content, 0, len(content)
+
+    def unpack(self, layout: struct.Struct) -> Any:
+        values = layout.unpack_from(self.content, self.position)
+        self.position += layout.size
+        return values[0]
+
+    def skip(self, count: int) -> None:
+        self.position += count
+        if not 0 <= self.position <= self.size_bytes:
+            raise _Refusal("it is cut short")
+
+    def take(self, count: int) -> bytes:
+        start = self.position
+        self.skip(count)
+        return self.content[start : self.position]
+
+
+# --- GGUF (docs/gguf.md of ggml) -----------------------------------
+
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_SCALARS = {
+    kind: struct.Struct(f"<{code}")
+    for kind, code in zip([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12], "BbHhIif?Qqd", strict=True)
+}
+_STRING, _ARRAY = 8, 9
+#: ggml type → (values in a block, bytes of a block)
+_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
+}  # fmt: skip
+#: ``general.file_type`` → the name that everyone writes
+_FILE_TYPES = {
+    0: "fp32", 1: "fp16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s",
+    12: "q3_k_m", 13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s", 17: "q5_k_m", 18: "q6_k", 19: "iq2_xxs",
+    20: "iq2_xs", 21: "q2_k_s", 22: "iq3_xs", 23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m",
+    28: "iq2_s", 29: "iq2_m", 30: "iq4_xs", 31: "iq1_m", 32: "bf16",
+}  # fmt: skip
+#: Architectures of llama.cpp that embed instead of generating.
+_EMBEDDING = {
+    "bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "modern-bert",
+    "gemma-embedding",
+}
+
+
+def _gguf(reader: _Reader) -> Facts:
+    reader.skip(4)
+    if (version := reader.unpack(_U32)) not in (2, 3):
+        raise _Refusal(f"it is GGUF of version {version}, and versions 2 and 3 can be read")
+    tensors, pairs = reader.unpack(_U64), reader.unpack(_U64)
+    values = {}
+    for _ in range(pairs):
+        key = _string(reader)
+        values[key] = _value(reader, reader.unpack(_U32))
+    if tensors == 0:
+        raise _Refusal("it holds no tensors")
+    end = max(_tensor_end(reader) for _ in range(tensors))
+    alignment = values.get("general.alignment", 32)
+    start = -(-reader.position // alignment) * alignment
+    if start + end > reader.size_bytes:
+        raise _Refusal(f"it is cut short: {reader.size_bytes:,} bytes where {start + end:,} are needed")
+    architecture = values.get("general.architecture", "")
+    facts = {
+        "architecture": architecture,
+        "title": values.get("general.name"),
+        "context_tokens": values.get(f"{architecture}.context_length"),
+        "chat_template": "tokenizer.chat_template" in values,
+    }
+    return Facts(
+        "gguf",
+        precision=_FILE_TYPES.get(values.get("general.file_type", -1)),
+        task="embedding" if architecture in _EMBEDDING else "text-generation",
+        metadata={key: value for key, value in facts.items() if value is not None},
+    )
+
+
+def _string(reader: _Reader) -> str:
+    return reader.take(reader.unpack(_U64)).decode("utf-8", "replace")
+
+
+def _value(reader: _Reader, kind: int) -> Any:
+    """One value; an array is walked over and `None`, as nothing here needs its items."""
+    if kind in _SCALARS:
+        return reader.unpack(_SCALARS[kind])
+    if kind == _STRING:
+        return _string(reader)
+    if kind != _ARRAY:
+        raise _Refusal(f"its header has a value of unknown type {kind}")
+    item, count = reader.unpack(_U32), reader.unpack(_U64)
+    if item in _SCALARS:
+        reader.skip(count * _SCALARS[item].size)
+    elif item == _STRING:
+        for _ in range(count):
+            reader.skip(reader.unpack(_U64))
+    else:
+        for _ in range(count):
+            _value(reader, item)
+    return None
+
+
+def _tensor_end(reader: _Reader) -> int:
+    """Where the data of the next tensor ends, from the start of the data section."""
+    reader.skip(reader.unpack(_U64))  # its name
+    values = 1
+    for _ in range(reader.unpack(_U32)):
+        values *= reader.unpack(_U64)
+    kind, offset = reader.unpack(_U32), reader.unpack(_U64)
+    per_block, block_bytes = _BLOCKS.get(kind, (1, 0))
+    return offset + -(-values // per_block) * block_bytes
+
+
+# --- ONNX: a protobuf ModelProto (onnx.proto) -----------------
+
+_IR_VERSION, _GRAPH = 1, 7
+
+
+def _onnx(reader: _Reader) -> Facts:
+    """Walk the top-level fields: they must fill the file exactly and hold an IR version and a graph."""
+    skips: dict[int, Callable[[], Any]] = {
+        0: lambda: _varint(reader),
+        1: lambda: reader.skip(8),
+        2: lambda: reader.skip(_varint(reader)),
+        5: lambda: reader.skip(4),
+    }
+    seen = set()
+    with contextlib.suppress(KeyError):  # a wire type that protobuf does not have: no ModelProto
+        while reader.position < reader.size_bytes:
+            tag = _varint(reader)
+            if tag >> 3 not in range(1, 27):
+                break
+            try:
+                skips[tag & 7]()
+            except _Refusal:
+                if _IR_VERSION in seen:
+                    raise
+                break
+            seen.add(tag >> 3)
+        else:
+            if {_IR_VERSION, _GRAPH} <= seen:
+                return Facts("onnx")
+    raise _Refusal("it begins like neither GGUF nor ONNX")
+
+
+def _varint(reader: _Reader) -> int:
+    value = shift = 0
+    while True:
+        byte = reader.content[reader.position]
+        reader.position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value
+        shift += 7
+        if shift > 63:
+            raise ValueError("not a varint")
