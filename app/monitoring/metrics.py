@@ -1,0 +1,110 @@
+"""What the hot path counts. One `RouteMetrics` a route: plain attributes, added to from the event loop only."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from app.monitoring.sketch import Sketch
+
+Kind = Literal["tensor", "language"]
+#: Why a request failed, in Triton's words.
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+
+class RouteMetrics:
+    """Counters since the deployment started, and gauges. Seconds everywhere; a call costs about a microsecond."""
+
+    __slots__ = (
+        "batch_rows", "batches", "cached_tokens", "compute_s", "confidence_count", "confidence_sum", "duration_s",
+        "engine", "failures", "generated_tokens", "in_flight", "inter_token", "kind", "kv_used", "latency", "model",
+        "name", "prompt_tokens", "queue_depth", "queue_s", "running", "succeeded", "time_to_first_token", "version",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
+        self.name, self.model, self.version, self.kind, self.engine = name, model, version, kind, engine
+        self.succeeded = 0
+        self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
+        self.duration_s = self.queue_s = self.compute_s = 0.0
+        """Sums over the answered requests."""
+        self.latency = Sketch()
+        self.batches = self.batch_rows = 0
+        self.confidence_sum, self.confidence_count = 0.0, 0
+        self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
+        self.time_to_first_token = Sketch()
+        self.inter_token = Sketch()
+        # gauges
+        self.queue_depth = self.in_flight = 0
+        self.running = self.waiting = 0
+        self.kv_used = 0.0
+
+    @property
+    def failed_total(self) -> int:
+        return sum(self.failures.values())
+
+    def answered(self, total_s: float, queue_s: float, compute_s: float, rows: int = 1) -> None:
+        """One tensor request was answered; ``rows`` of it were part of some batch (see `batch`)."""
+        self.succeeded += 1
+        self.duration_s += total_s
+        self.queue_s += queue_s
+        self.compute_s += compute_s
+        self.latency.add(total_s)
+
+    def failed(self, reason: str) -> None:
+        """``reason`` is one of `REASONS`; any other counts as ``OTHER``."""
+        self.failures[reason if reason in self.failures else "OTHER"] += 1
+
+    def batch(self, rows: int, compute_s: float) -> None:
+        """The engine ran once, on ``rows`` rows."""
+        self.batches += 1
+        self.batch_rows += rows
+
+    def confidence(self, total: float, count: int) -> None:
+        """``count`` predictions whose top classes' confidences (0 to 1) add up to ``total``."""
+        self.confidence_sum += total
+        self.confidence_count += count
+
+    def prompt(self, tokens: int, cached: int) -> None:
+        """A prompt of ``tokens`` tokens, ``cached`` of which needed no computing."""
+        self.prompt_tokens += tokens
+        self.cached_tokens += cached
+
+    def first_token(self, seconds: float) -> None:
+        """From the arrival of the request to its first token; the tokens themselves are counted by `token`."""
+        self.time_to_first_token.add(seconds)
+
+    def token(self, seconds_since_previous: float, count: int) -> None:
+        """``count`` tokens came at once; 0 seconds where there was none before them."""
+        self.generated_tokens += count
+        if seconds_since_previous > 0 and count > 0:
+            self.inter_token.add(seconds_since_previous / count, count)
+
+    def finished(self, total_s: float) -> None:
+        """One answer of a language model is complete."""
+        self.succeeded += 1
+        self.duration_s += total_s
+        self.latency.add(total_s)
+
+    def scheduler(self, running: int, waiting: int, kv_used: float) -> None:
+        """Gauges after a step: sequences, and the share of the KV cells in use (0 to 1)."""
+        self.running, self.waiting, self.kv_used = running, waiting, kv_used
+
+
+class Metrics:
+    """The routes that are counted."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, RouteMetrics] = {}
+
+    def route(self, name: str, *, model: str, version: int, kind: Kind, engine: str) -> RouteMetrics:
+        """The one object for ``name``; another model, version or engine behind it begins to count anew."""
+        current = self._routes.get(name)
+        identity = (model, version, kind, engine)
+        if current is None or (current.model, current.version, current.kind, current.engine) != identity:
+            current = self._routes[name] = RouteMetrics(name, model, version, kind, engine)
+        return current
+
+    def forget(self, name: str) -> None:
+        self._routes.pop(name, None)
+
+    def __iter__(self) -> Iterator[RouteMetrics]:
+        return iter(list(self._routes.values()))
