@@ -20,9 +20,13 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address to listen on. Anything beyond loopback requires an API key.")
     port: int = _setting(8484, "TCP port; 0 picks a free one.")
     log_level: str = _setting("info", "debug, info, warning or error.")
-    api_key: str = _setting("", "Key for inference (Authorization: Bearer, or x-api-key). Empty: none is asked for on loopback.")
+    api_key: str = _setting(
+        "", "Key for inference (Authorization: Bearer, or x-api-key). Empty: none is asked for on loopback."
+    )
     management_key: str = _setting("", "Key for everything under /manage; it serves for inference too.")
-    allowed_hosts: str = _setting("", "Further Host headers to accept, comma separated (protection against DNS rebinding).")
+    allowed_hosts: str = _setting(
+        "", "Further Host headers to accept, comma separated (protection against DNS rebinding)."
+    )
     allowed_origins: str = _setting("", "Browser origins that may call the API, comma separated; * for all.")
     max_body_mb: int = _setting(64, "Largest request body in MiB; more is answered 413.")
     queue_limit: int = _setting(256, "Requests that may wait for one deployment before it answers 429 or 503.")
@@ -47,7 +51,9 @@ def _parse(key: str, value: Any, where: str) -> Any:
     kind = KEYS[key].type
     try:
         if kind is bool and isinstance(value, str):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[value.lower()]
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                value.lower()
+            ]
         if kind is bool and not isinstance(value, bool):
             raise ValueError
         return kind(value)  # type: ignore[operator]
@@ -73,7 +79,9 @@ def load(
             raise BadSetting(f"{file} is not valid TOML: {error}", hint="mend or remove the file") from None
         for key, value in entries.items():
             if key not in KEYS:
-                raise BadSetting(f"unknown setting {key} in {file}", field=key, hint="`pilothouse config` lists them all")
+                raise BadSetting(
+                    f"unknown setting {key} in {file}", field=key, hint="`pilothouse config` lists them all"
+                )
             values[key], sources[key] = _parse(key, value, str(file)), "file"
     for key in KEYS:
         if (name := environment_name(key)) in environment:

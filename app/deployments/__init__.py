@@ -1,0 +1,1 @@
+"""The control plane: what should be served, and making it so."""

@@ -7,7 +7,7 @@ _FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 
 
 def top_confidence(datatype: str, shape: list[int], data: bytes | memoryview) -> tuple[float, int] | None:
-    """Sum of the top classes' confidences, and the number of rows; `None` where the tensor is no class scores.
+    """Sum of the top classes' confidences, and the number of rows; `None` where there are no class scores.
 
     ``data`` is [rows, classes] of floats: probabilities (each row sums to 1), or logits, which softmax turns into them.
     """

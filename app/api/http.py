@@ -1,0 +1,167 @@
+"""Requests, responses and the route table, over bare ASGI: nothing here knows a protocol.
+
+A framework would cost half of the throughput (see docs/performance.md), and what is needed of one is small.
+"""
+
+import time
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from app.errors import InvalidInput, MethodNotAllowed, NotFound, PayloadTooLarge
+
+T = TypeVar("T")
+Scope = Literal["open", "inference", "management"]
+
+
+class Request:
+    """One HTTP request with its whole body. ``params`` are the values of the braces in the route's path."""
+
+    __slots__ = ("__dict__", "_headers", "arrived", "body", "id", "method", "params", "path", "query_string")
+
+    def __init__(self, scope: dict[str, Any]):
+        self.arrived = time.perf_counter()
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query_string: bytes = scope["query_string"]
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.params: dict[str, str] = {}
+        self.body = b""
+        self.id = ""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of ``name`` (lower case)."""
+        for key, value in self._headers:
+            if key == name:
+                return value
+        return None
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A whole number of the query, 0 to ``most``. Raises `InvalidInput`."""
+        text = self.query.get(name, "")
+        if not text:
+            return default
+        if not text.isdecimal():
+            raise InvalidInput(f"{name} must be a whole number, not {text!r}", field=name)
+        return min(int(text), most)
+
+    def decode(self, decoder: "msgspec.json.Decoder[T]") -> T:
+        """Raises `InvalidInput` that names the field, what was expected and what came."""
+        try:
+            return decoder.decode(self.body)
+        except msgspec.ValidationError as error:
+            reason, _, where = str(error).partition(" - at `$")
+            name = where.rstrip("`").lstrip(".")
+            raise InvalidInput(f"{name or 'body'}: {reason}", field=name) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"the body is not valid JSON: {error}") from None
+
+
+@dataclass(slots=True)
+class Response:
+    body: bytes = b""
+    status: int = 200
+    content_type: bytes = b"application/json"
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Stream:
+    """A response that is sent as it comes; ``resources`` are closed when it ends, however it ends."""
+
+    chunks: AsyncGenerator[bytes, None]
+    content_type: bytes = b"text/event-stream; charset=utf-8"
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    resources: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+
+Handler = Callable[[Request], Awaitable[Response | Stream]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One operation. ``stream``: a client that hangs up cancels the handler."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    request: Any = None
+    response: Any = None
+    status: int = 200
+    stream: bool = False
+    scope: Scope = "management"
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def json(value: Any, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> Response:
+    return Response(_encoder.encode(value), status, headers=headers or [])
+
+
+class Router:
+    """Finds the route of a path by walking its segments; a segment in braces matches any one."""
+
+    def __init__(self, routes: list[Route]):
+        self.routes = routes
+        self._root: dict[str, Any] = {}
+        for route in routes:
+            node = self._root
+            for segment in route.path.strip("/").split("/"):
+                node = node.setdefault("{" if segment.startswith("{") else segment, {})
+            names = tuple(s[1:-1] for s in route.path.split("/") if s.startswith("{"))
+            node.setdefault("", {})[route.method] = (route, names)
+
+    def find(self, request: Request) -> Route:
+        """Sets ``request.params``. Raises `NotFound` or `MethodNotAllowed`."""
+        node = self._root
+        values = []
+        for segment in request.path.strip("/").split("/"):
+            if segment in node:
+                node = node[segment]
+            elif "{" in node and segment:
+                node = node["{"]
+                values.append(segment)
+            else:
+                raise NotFound(f"there is nothing at {request.path}", hint="see /docs")
+        methods = node.get("")
+        if not methods:
+            raise NotFound(f"there is nothing at {request.path}", hint="see /docs")
+        if request.method not in methods:
+            raise MethodNotAllowed(
+                f"{request.path} takes {', '.join(methods)}, not {request.method}", details={"allow": list(methods)}
+            )
+        route: Route
+        route, names = methods[request.method]
+        request.params = dict(zip(names, values, strict=True))
+        return route
+
+
+def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """A gzip or deflate body, decompressed to at most ``limit`` bytes."""
+    if encoding not in (b"gzip", b"deflate"):
+        raise InvalidInput(
+            f"content-encoding {encoding.decode('latin-1')} is not known",
+            hint="use gzip or deflate",
+            field="content-encoding",
+        )
+    try:
+        stream = zlib.decompressobj(47 if encoding == b"gzip" else 15)
+        data = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidInput(f"the body is not {encoding.decode()}: {error}", field="content-encoding") from None
+    if len(data) > limit:
+        raise PayloadTooLarge(f"the decompressed body is larger than {limit >> 20} MiB", hint="raise max_body_mb")
+    return data

@@ -1,0 +1,136 @@
+"""The ASGI application: read, guard, route, answer."""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from contextlib import aclosing
+from typing import Any
+
+from app.api import errors
+from app.api.auth import Guard
+from app.api.http import Request, Response, Route, Router, Stream, inflate
+from app.errors import PayloadTooLarge
+from app.settings import Settings
+
+_TOO_LONG = 128
+
+
+class Server:
+    """The application that uvicorn runs."""
+
+    def __init__(self, routes: list[Route], settings: Settings):
+        self._router = Router(routes)
+        self._guard = Guard(settings)
+        self._max_body = settings.max_body_mb << 20
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope)
+        given = request.header(b"x-request-id")
+        request.id = given.decode("latin-1")[:_TOO_LONG] if given else f"{self._prefix}-{next(self._numbers)}"
+        extra: list[tuple[bytes, bytes]] = [(b"x-request-id", request.id.encode("latin-1"))]
+        try:
+            if request.method == "OPTIONS" and request.header(b"access-control-request-method"):
+                extra += self._guard.check(request, "open")
+                await _send(send, _preflight(request), extra)
+                return
+            route = self._router.find(request)
+            extra += self._guard.check(request, route.scope)
+            await self._read(request, receive)
+            if route.stream:
+                await _cancel_on_disconnect(self._answer(route, request, send, extra), receive)
+            else:
+                await self._answer(route, request, send, extra)
+        except Exception as error:
+            await _send(send, errors.render(error, request.path), extra)
+
+    async def _answer(self, route: Route, request: Request, send: Any, extra: list[tuple[bytes, bytes]]) -> None:
+        answer = await route.handler(request)
+        if isinstance(answer, Response):
+            await _send(send, answer, extra)
+        else:
+            await _send_stream(send, answer, extra)
+
+    async def _read(self, request: Request, receive: Any) -> None:
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            declared = request.header(b"content-length")
+            if declared and declared.isdigit() and int(declared) > self._max_body:
+                raise self._too_large()
+            parts, size = [body], len(body)
+            while message.get("more_body"):
+                message = await receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > self._max_body:
+                    raise self._too_large()
+            body = b"".join(parts)
+        elif len(body) > self._max_body:
+            raise self._too_large()
+        if body and (encoding := request.header(b"content-encoding")) and encoding != b"identity":
+            body = await asyncio.to_thread(inflate, body, encoding, self._max_body)
+        request.body = body
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body is larger than {self._max_body >> 20} MiB", hint="raise max_body_mb")
+
+
+def _preflight(request: Request) -> Response:
+    headers = request.header(b"access-control-request-headers") or b"content-type, authorization"
+    return Response(
+        b"",
+        204,
+        headers=[
+            (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
+            (b"access-control-allow-headers", headers),
+            (b"access-control-max-age", b"600"),
+        ],
+    )
+
+
+async def _send(send: Any, response: Response, extra: list[tuple[bytes, bytes]]) -> None:
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", b"%d" % len(response.body)),
+        *response.headers,
+        *extra,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _send_stream(send: Any, stream: Stream, extra: list[tuple[bytes, bytes]]) -> None:
+    """Once the headers are out an error can only be told inside the stream: its source does that."""
+    headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), *stream.headers, *extra]
+    async with stream.resources, aclosing(stream.chunks) as chunks:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _cancel_on_disconnect(work: Any, receive: Any) -> None:
+    """Run ``work``; when the client hangs up first, cancel it, so that what it holds is free at once."""
+    task = asyncio.ensure_future(work)
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not watcher.done():  # not the client: we are being stopped
+            task.cancel()
+            raise
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher

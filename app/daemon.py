@@ -1,0 +1,252 @@
+"""The composition root: the only module that knows every part."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import uvicorn
+from filelock import FileLock, Timeout
+
+import app
+from app.api import http
+from app.api.kserve import Kserve
+from app.api.manage import Manage
+from app.api.openai import OpenAI
+from app.api.server import Server
+from app.api.station import Station
+from app.dataplane.dataplane import Dataplane
+from app.db import Store
+from app.deployments.reconciler import Reconciler
+from app.errors import BadSetting, Conflict
+from app.events import Bus
+from app.jobs.runner import Jobs
+from app.monitoring import logs
+from app.monitoring.metrics import Metrics
+from app.monitoring.sampler import Sampler
+from app.paths import DataDir
+from app.registry.catalog import Catalog
+from app.registry.registry import Registry
+from app.schema.manage import Change, Daemon
+from app.settings import Settings
+from app.workers.probe import Prober
+from app.workers.runtimes import Runtimes
+
+log = logging.getLogger(__name__)
+
+#: Connections that the kernel holds for us before they are accepted.
+BACKLOG = 1024
+SHUTDOWN_S = 3
+
+
+class House:
+    """Everything, wired together. `open` and `close` bracket its life inside a running loop."""
+
+    def __init__(self, settings: Settings, sources: dict[str, str], data: DataDir, store: Store):
+        self.settings, self.data, self.store = settings, data, store
+        self.bus = Bus()
+        self.stopping = asyncio.Event()
+        self.metrics = Metrics()
+        self.dataplane = Dataplane()
+        self.registry = Registry(store, data, self.bus)
+        self.catalog = Catalog.load()
+        self.runtimes = Runtimes(data, self.bus)
+        self.prober = Prober(self.runtimes)
+        self.sampler = Sampler(
+            self.metrics,
+            self.bus,
+            data.root,
+            refresh=self._refresh,
+            memory_bytes=lambda route: self.reconciler.memory_bytes(route),  # noqa: PLW0108 - wired below,
+        )
+        self.reconciler = Reconciler(
+            store=store,
+            bus=self.bus,
+            registry=self.registry,
+            runtimes=self.runtimes,
+            prober=self.prober,
+            sampler=self.sampler,
+            metrics=self.metrics,
+            dataplane=self.dataplane,
+            settings=settings,
+        )
+        self.jobs = Jobs(store, self.bus, settings, data, self.registry, self.catalog, self.runtimes)
+        manage = Manage(
+            bus=self.bus,
+            registry=self.registry,
+            catalog=self.catalog,
+            jobs=self.jobs,
+            reconciler=self.reconciler,
+            runtimes=self.runtimes,
+            prober=self.prober,
+            sampler=self.sampler,
+            settings=settings,
+            setting_sources=sources,
+            stopping=self.stopping,
+        )
+        station = Station(self.metrics, self.sampler, self.reconciler, self.jobs, lambda: self.routes)
+        self.routes: list[http.Route] = [
+            *OpenAI(self.dataplane).routes(),
+            *Kserve(self.dataplane).routes(),
+            *manage.routes(),
+            *station.routes(),
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _refresh(self) -> None:
+        self.reconciler.refresh()
+
+    async def open(self) -> None:
+        await self.registry.load()
+        await self.registry.ensure_embedded()
+        await self.jobs.start()
+        await self.reconciler.load()
+        self._tasks = [
+            asyncio.create_task(self.sampler.run(), name="sampler"),
+            asyncio.create_task(self._follow_runtimes(), name="runtimes"),
+        ]
+
+    async def _follow_runtimes(self) -> None:
+        """A runtime that has just been installed may be what a deployment waited for."""
+        installed: set[str] = set()
+        async for _, change in self.bus.subscribe():
+            if isinstance(change, Change) and change.kind == "runtime":
+                if change.value is not None and change.value.state == "installed":
+                    if change.key not in installed:
+                        installed.add(change.key)
+                        await self.reconciler.runtime_installed()
+                else:
+                    installed.discard(change.key)
+            elif not isinstance(change, Change):
+                known = change.state.get("runtime", {})
+                installed = {name for name, runtime in known.items() if runtime.state == "installed"}
+
+    async def close(self) -> None:
+        self.stopping.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.jobs.stop()
+        await self.reconciler.stop()
+        self.store.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn, told apart: it announces that it serves, and its signals also end the event streams."""
+
+    def __init__(self, config: uvicorn.Config, started: Any, house: House):
+        super().__init__(config)
+        self._announce, self._house = started, house
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self._house.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Raises `BadSetting` where the address or port cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if os.name == "posix":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+    except OSError as error:
+        sock.close()
+        raise BadSetting(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+            field="port",
+            hint="another program uses it; choose another --port, or 0 for a free one",
+        ) from None
+    sock.listen(BACKLOG)
+    sock.set_inheritable(False)
+    return sock
+
+
+async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> None:
+    house = House(settings, sources, data, Store(data.database))
+    server = Server(house.routes, settings)  # raises before anything runs
+    sock = bind(settings)
+    port = sock.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
+
+    def announce() -> None:
+        started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        info = Daemon(version=app.__version__, pid=os.getpid(), url=url, started=started, data_dir=str(data.root))
+        house.bus.publish("daemon", "info", info)
+        _write_daemon_file(data, info)
+        print(f"pilothouse ready on {url}", flush=True)
+
+    config = uvicorn.Config(
+        server,
+        http="httptools",
+        loop="none",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        backlog=BACKLOG,
+    )
+    try:
+        await house.open()
+        await _Uvicorn(config, announce, house).serve(sockets=[sock])
+    finally:
+        await house.close()
+        with contextlib.suppress(FileNotFoundError):
+            data.daemon_file.unlink()
+
+
+def _write_daemon_file(data: DataDir, info: Daemon) -> None:
+    """By rename: a reader sees the whole file or none."""
+    temporary = data.daemon_file.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(info))
+    temporary.replace(data.daemon_file)
+
+
+def run(settings: Settings, sources: dict[str, str], data: DataDir) -> int:
+    """Serve until told to stop. Raises `Conflict` when another daemon owns the data directory, `BadSetting`."""
+    data.create()
+    logs.setup(data.logs, settings.log_level, settings.log_mb)
+    lock = FileLock(data.root / "daemon.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Conflict(
+            f"another Pilothouse daemon serves {data.root}",
+            hint="stop it, or use another --data-dir",
+            code="already_running",
+        ) from None
+    if os.name == "posix":
+        # Child processes of jobs must not keep us alive, nor a closed terminal kill us half-way.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings, sources, data))
+    except KeyboardInterrupt:
+        pass  # uvicorn raises it again after a clean stop
+    finally:
+        lock.release()
+    return 0
+
+
+def _loop_factory() -> Any:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

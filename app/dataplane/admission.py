@@ -1,0 +1,76 @@
+"""May this request enter: pure checks against the signature and the limits, with errors that name the field."""
+
+from math import prod
+
+from app.dataplane.tensors import SIZES, Tensor, unpack_strings
+from app.errors import InvalidInput
+from engines.protocol import Signature, TensorSpec
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "[" + ", ".join("any" if size == -1 else str(size) for size in spec.shape) + "]"
+
+
+def order_inputs(signature: Signature, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs in the order of the signature, each checked. Raises `InvalidInput` naming the input."""
+    given = {tensor.name: tensor for tensor in inputs}
+    ordered = []
+    for spec in signature.inputs:
+        tensor = given.pop(spec.name, None)
+        if tensor is None:
+            raise InvalidInput(
+                f"input {spec.name} is missing",
+                hint=f"it is {spec.datatype} {_shape(spec)}",
+                field=f"inputs.{spec.name}",
+            )
+        check(spec, tensor)
+        ordered.append(tensor)
+    if given or len(inputs) != len(ordered):
+        name = next(iter(given), inputs[0].name if inputs else "")
+        known = ", ".join(spec.name for spec in signature.inputs)
+        raise InvalidInput(
+            f"input {name} is unknown or given twice", hint=f"the model takes: {known}", field=f"inputs.{name}"
+        )
+    if signature.batched and len({tensor.shape[0] for tensor in ordered}) > 1:
+        raise InvalidInput("all inputs must have the same number of rows on their first axis", field="inputs")
+    return ordered
+
+
+def check(spec: TensorSpec, tensor: Tensor) -> None:
+    where = f"inputs.{spec.name}"
+    if tensor.datatype != spec.datatype:
+        raise InvalidInput(f"input {spec.name} must be {spec.datatype}, not {tensor.datatype}", field=where)
+    if len(tensor.shape) != len(spec.shape) or any(
+        want not in (-1, have) or have < 0 for want, have in zip(spec.shape, tensor.shape, strict=True)
+    ):
+        raise InvalidInput(f"input {spec.name} must have shape {_shape(spec)}, not {tensor.shape}", field=where)
+    if tensor.datatype == "BYTES":
+        try:
+            have = len(unpack_strings(tensor.data))
+        except ValueError as error:
+            raise InvalidInput(f"input {spec.name}: {error}", field=where) from None
+        if have != prod(tensor.shape):
+            raise InvalidInput(
+                f"input {spec.name} has {have} elements, its shape {tensor.shape} needs {prod(tensor.shape)}",
+                field=where,
+            )
+        return
+    need = prod(tensor.shape) * SIZES[tensor.datatype]
+    if len(tensor.data) != need:
+        raise InvalidInput(
+            f"input {spec.name} has {len(tensor.data)} bytes, {tensor.datatype} {tensor.shape} needs {need}",
+            field=where,
+        )
+    if spec.shape and spec.shape[0] == -1 and tensor.shape[0] == 0:
+        raise InvalidInput(f"input {spec.name} has no rows", field=where)
+
+
+def check_outputs(signature: Signature, names: list[str]) -> None:
+    known = {spec.name for spec in signature.outputs}
+    for name in names:
+        if name not in known:
+            raise InvalidInput(
+                f"there is no output {name}",
+                hint=f"the model gives: {', '.join(sorted(known))}",
+                field=f"outputs.{name}",
+            )

@@ -1,0 +1,81 @@
+"""The replicas of one language deployment, and which of them takes the next sequence."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from app.errors import NotReady, QueueFull
+from app.workers.client import WorkerClient
+
+#: Conversations whose replica is remembered.
+PREFIXES = 1024
+
+
+class Replica(Protocol):
+    """What a choice looks at: how many sequences it holds, waiting ones included."""
+
+    @property
+    def sequences(self) -> int: ...
+
+
+R = TypeVar("R", bound=Replica)
+
+
+def choose(replicas: Sequence[R], owner: R | None, slots: int) -> R:
+    """The replica that served the same message prefix while it has a free slot, else the least busy one."""
+    if owner is not None and owner in replicas and owner.sequences < slots:
+        return owner
+    return min(replicas, key=lambda replica: replica.sequences)
+
+
+class Pool:
+    """Single-threaded. While its replicas restart, requests wait here and none is lost."""
+
+    def __init__(self, slots: int, queue_limit: int):
+        self._slots, self._queue_limit = slots, queue_limit
+        self._replicas: list[WorkerClient] = []
+        self._owners: dict[int, WorkerClient] = {}
+        self._available = asyncio.Event()
+        self._waiting = 0
+
+    @property
+    def depth(self) -> int:
+        """Requests that have no replica, or no slot in it."""
+        return self._waiting + sum(replica.load.waiting for replica in self._replicas)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(replica.load.running for replica in self._replicas)
+
+    @property
+    def kv_used(self) -> float:
+        return max((replica.load.kv_used for replica in self._replicas), default=0.0)
+
+    def join(self, client: WorkerClient) -> None:
+        self._replicas.append(client)
+        self._available.set()
+
+    def leave(self, client: WorkerClient) -> None:
+        if client in self._replicas:
+            self._replicas.remove(client)
+        if not self._replicas:
+            self._available.clear()
+
+    async def take(self, prefix: int, timeout_s: float) -> WorkerClient:
+        """Raises `QueueFull` at once, or `NotReady` when no replica came up in time."""
+        waiting = self._waiting + sum(max(0, replica.sequences - self._slots) for replica in self._replicas)
+        if waiting >= self._queue_limit:
+            raise QueueFull(f"{waiting} requests are waiting already", hint="retry later, or raise queue_limit")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._available.wait()
+        except TimeoutError:
+            raise NotReady("no replica of this deployment came up in time") from None
+        finally:
+            self._waiting -= 1
+        replica = choose(self._replicas, self._owners.pop(prefix, None), self._slots)
+        self._owners[prefix] = replica
+        if len(self._owners) > PREFIXES:
+            del self._owners[next(iter(self._owners))]
+        return replica

@@ -1,0 +1,356 @@
+"""The only writer of deployments: stores what should be, and starts and stops workers until it is so."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import sqlite_utils
+
+from app.dataplane.dataplane import Dataplane
+from app.dataplane.routing import Target
+from app.db import Store
+from app.deployments import lifecycle, options, placement
+from app.deployments.serving import Serving
+from app.errors import EngineUnavailable, InvalidInput, NotFound, PilothouseError
+from app.events import Bus
+from app.monitoring.metrics import Metrics
+from app.monitoring.sampler import Sampler
+from app.registry.names import check_name
+from app.registry.registry import Registry
+from app.schema.manage import Decision, Deployment, DeploymentSpec, Problem, TensorMetadata
+from app.settings import Settings
+from app.workers.probe import Prober
+from app.workers.runtimes import Interpreter, Runtimes
+from app.workers.supervisor import Plan
+from engines.protocol import Load
+from engines.selection import ENGINES
+
+log = logging.getLogger(__name__)
+
+MOST_REPLICAS = 64
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def problem_of(error: PilothouseError) -> Problem:
+    return Problem(code=error.code, message=error.message, hint=error.hint, details=error.details)
+
+
+class Reconciler:
+    """Used from the event loop only. Changes to one route are made one after another."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        bus: Bus,
+        registry: Registry,
+        runtimes: Runtimes,
+        prober: Prober,
+        sampler: Sampler,
+        metrics: Metrics,
+        dataplane: Dataplane,
+        settings: Settings,
+    ):
+        self._store, self._bus, self._registry = store, bus, registry
+        self._runtimes, self._prober, self._sampler = runtimes, prober, sampler
+        self._metrics, self._dataplane, self._settings = metrics, dataplane, settings
+        self._deployments: dict[str, Deployment] = {}
+        self._serving: dict[str, Serving] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def deployments(self) -> list[Deployment]:
+        return [self._deployments[route] for route in sorted(self._deployments)]
+
+    def get(self, route: str) -> Deployment:
+        """Raises `NotFound`."""
+        try:
+            return self._deployments[route]
+        except KeyError:
+            there = ", ".join(sorted(self._deployments)) or "nothing"
+            raise NotFound(
+                f"there is no deployment {route!r}", hint=f"deployed: {there}", code="deployment_not_found"
+            ) from None
+
+    def memory_bytes(self, route: str) -> int | None:
+        serving = self._serving.get(route)
+        return serving.memory_bytes if serving else None
+
+    def uses_runtime(self, runtime: str) -> bool:
+        return any(serving.plan.interpreter.runtime == runtime for serving in self._serving.values())
+
+    def uses_model(self, name: str, version: int | None = None) -> str | None:
+        """A route that is declared on this model, or `None`."""
+        for deployment in self._deployments.values():
+            if deployment.model == name and version in (None, deployment.version):
+                return deployment.route
+        return None
+
+    # --- changing -------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Bring back what was declared when the daemon last ran."""
+        rows = await self._store.run(lambda db: list(db["deployments"].rows))
+        for row in rows:
+            spec = msgspec.json.decode(row["spec"], type=DeploymentSpec)
+            decision = msgspec.json.decode(row["decision"], type=Decision) if row["decision"] else None
+            deployment = self._declared(row["route"], spec, row["created"])
+            deployment.decision = decision
+            self._deployments[row["route"]] = deployment
+            self._show(row["route"])
+            if not spec.stopped:
+                self._begin(row["route"])
+
+    async def put(self, route: str, spec: DeploymentSpec) -> Deployment:
+        """Declare ``route``; answers when that is stored, while the workers still start. The same declaration again
+        changes nothing, but tries again what had failed. Raises `PilothouseError` for a spec that cannot be."""
+        check_name(route)
+        model, version = self._registry.resolve(spec.model if spec.version is None else f"{spec.model}@{spec.version}")
+        engine = ENGINES.get(version.format, (spec.engine, ""))[0]
+        if not 1 <= spec.replicas <= MOST_REPLICAS:
+            raise InvalidInput(f"replicas must be from 1 to {MOST_REPLICAS}, not {spec.replicas}", field="replicas")
+        spec = msgspec.structs.replace(
+            spec, model=model.name, version=version.version, settings=options.check(spec.settings, engine)
+        )
+        async with self._locks.setdefault(route, asyncio.Lock()):
+            before = self._deployments.get(route)
+            if before is not None and before.spec == spec and before.state in ("starting", "ready", "stopped"):
+                return before
+            created = before.created if before is not None else _now()
+            row = {"route": route, "spec": msgspec.json.encode(spec).decode(), "decision": None, "created": created}
+            await self._store.run(lambda db: _upsert(db, row))
+            await self._end(route)
+            self._deployments[route] = self._declared(route, spec, created)
+            self._show(route)
+            if not spec.stopped:
+                self._begin(route)
+            return self._deployments[route]
+
+    async def delete(self, route: str) -> None:
+        self.get(route)
+        async with self._locks.setdefault(route, asyncio.Lock()):
+            self.get(route)
+            await self._store.run(lambda db: db["deployments"].delete(route))  # type: ignore[union-attr]
+            await self._end(route)
+            del self._deployments[route]
+            self._metrics.forget(route)
+            self._bus.publish("deployment", route, None)
+            self._publish()
+
+    async def runtime_installed(self) -> None:
+        """What failed for want of an engine is tried again."""
+        self._prober.forget()
+        for route, deployment in list(self._deployments.items()):
+            if deployment.error is not None and deployment.error.code in (
+                EngineUnavailable.code,
+                "missing_library",
+            ):
+                async with self._locks.setdefault(route, asyncio.Lock()):
+                    await self._end(route)
+                    deployment.error = deployment.decision = None
+                    self._begin(route)
+
+    async def stop(self) -> None:
+        """End all workers; what is declared stays declared."""
+        await asyncio.gather(*(self._end(route) for route in list(self._deployments)))
+
+    def refresh(self) -> None:
+        """Once a second, by the sampler."""
+        for route, serving in self._serving.items():
+            serving.refresh()
+            deployment = self._deployments[route]
+            if deployment.memory_bytes != serving.memory_bytes and deployment.state == "ready":
+                self._show(route)
+
+    # --- doing ----------------------------------------------------------------------------------------
+
+    def _declared(self, route: str, spec: DeploymentSpec, created: str) -> Deployment:
+        try:
+            model, version = self._registry.resolve(f"{spec.model}@{spec.version}")
+            task, precision, metadata = model.task, version.precision, version.metadata
+        except NotFound:  # removed behind our back; the start will say so
+            task, precision, metadata = "", None, {}
+        return Deployment(
+            route=route,
+            model=spec.model,
+            version=spec.version or 0,
+            task=task,
+            spec=spec,
+            state="stopped",
+            precision=precision,
+            labels=list(metadata.get("labels", [])),
+            created=created,
+            since=_now(),
+        )
+
+    def _begin(self, route: str) -> None:
+        self._step(route, "start")
+        self._show(route)
+        self._starting[route] = asyncio.create_task(self._start(route), name=f"start {route}")
+
+    async def _start(self, route: str) -> None:
+        deployment = self._deployments[route]
+        try:
+            plan, decision = await self._plan(deployment)
+        except PilothouseError as error:
+            deployment.error = problem_of(error)
+            self._step(route, "give_up")
+            self._show(route)
+            return
+        if decision != deployment.decision:
+            deployment.decision = decision
+            encoded = msgspec.json.encode(decision).decode()
+            await self._store.run(lambda db: db["deployments"].update(route, {"decision": encoded}))  # type: ignore[union-attr]
+        deployment.runtime = plan.interpreter.runtime
+        deployment.device = plan.load.device
+        deployment.engine = plan.load.engine
+        self._serving[route] = Serving(
+            deployment, plan, self._metrics, self._settings, lambda: self._replicas_changed(route)
+        )
+        self._replicas_changed(route)
+
+    async def _plan(self, deployment: Deployment) -> tuple[Plan, Decision]:
+        spec = deployment.spec
+        _, version = self._registry.resolve(f"{spec.model}@{spec.version}")
+        path = self._registry.path(spec.model, spec.version or version.version)
+        found = self._remembered(deployment)
+        if found is None:
+            engine = ENGINES.get(version.format, ("", ""))[0]
+            await self._sampler.hardware_known.wait()
+            assert self._sampler.hardware is not None
+            decision, candidate = placement.decide(
+                version.format,
+                version.size_bytes,
+                await self._prober.installed(engine),
+                self._sampler.hardware,
+                engine=spec.engine,
+                device=spec.device,
+            )
+            interpreter = next(
+                entry for entry in self._runtimes.interpreters(candidate.engine) if entry.runtime == candidate.runtime
+            )
+            found = interpreter, candidate.engine, candidate.device, decision
+        interpreter, engine, device, decision = found
+        load = Load(
+            engine=engine,
+            path=str(path),
+            device=device,
+            threads=int(spec.settings.get("threads", 0)),
+            settings={key: value for key, value in spec.settings.items() if key != "threads"},
+        )
+        plan = Plan(interpreter, load, self._settings.start_timeout_s, self._settings.max_restarts)
+        return plan, decision
+
+    def _remembered(self, deployment: Deployment) -> tuple[Interpreter, str, str, Decision] | None:
+        """The stored decision, as long as its runtime is still here: a restart needs no new probe."""
+        if deployment.decision is None or deployment.error is not None:
+            return None
+        for candidate in deployment.decision.candidates:
+            if not candidate.chosen:
+                continue
+            for entry in self._runtimes.interpreters(candidate.engine):
+                if entry.runtime == candidate.runtime:
+                    return entry, candidate.engine, candidate.device, deployment.decision
+        return None
+
+    def _replicas_changed(self, route: str) -> None:
+        serving = self._serving.get(route)
+        if serving is None:
+            return
+        deployment = self._deployments[route]
+        states = [keeper.view.state for keeper in serving.keepers]
+        if "ready" in states:
+            deployment.error = None
+            event: lifecycle.Event = "replica_ready"
+        elif all(state == "failed" for state in states):
+            event = "give_up"
+            deployment.error = next(keeper.view.error for keeper in serving.keepers)
+        else:
+            event = "replicas_lost"
+            deployment.error = next((keeper.view.error for keeper in serving.keepers if keeper.view.error), None)
+        self._step(route, event)
+        self._show(route)
+
+    async def _end(self, route: str) -> None:
+        starting = self._starting.pop(route, None)
+        if starting is not None and not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+        deployment = self._deployments.get(route)
+        serving = self._serving.get(route)
+        if deployment is None or deployment.state == "stopped":
+            return
+        self._step(route, "stop")
+        self._show(route)
+        if serving is not None:
+            await serving.stop()
+            del self._serving[route]
+        if deployment.state == "draining":
+            self._step(route, "drained")
+        self._show(route)
+
+    def _step(self, route: str, event: lifecycle.Event) -> None:
+        deployment = self._deployments[route]
+        state = lifecycle.after(deployment.state, event)
+        if state != deployment.state:
+            log.info("deployment %s: %s, now %s", route, event, state)
+            deployment.state = state
+            deployment.since = _now()
+
+    def _show(self, route: str) -> None:
+        """Refresh what is seen of ``route`` and publish it, to readers and to the hot path."""
+        deployment = self._deployments[route]
+        serving = self._serving.get(route)
+        deployment.replicas = [keeper.view for keeper in serving.keepers] if serving else []
+        deployment.memory_bytes = serving.memory_bytes if serving else None
+        if serving is not None and (ready := serving.ready) is not None:
+            deployment.engine_version = ready.engine_version
+            deployment.notes = ready.notes
+            if ready.signature is not None:
+                deployment.inputs = [
+                    TensorMetadata(name=s.name, datatype=s.datatype, shape=s.shape) for s in ready.signature.inputs
+                ]
+                deployment.outputs = [
+                    TensorMetadata(name=s.name, datatype=s.datatype, shape=s.shape) for s in ready.signature.outputs
+                ]
+                deployment.labels = ready.signature.labels or deployment.labels
+            if ready.language is not None:
+                deployment.context_tokens = ready.language.context_tokens
+                deployment.sequences = ready.language.sequences
+                deployment.chat_template = ready.language.chat_template
+        self._bus.publish("deployment", route, msgspec.structs.replace(deployment))
+        self._publish()
+
+    def _publish(self) -> None:
+        self._dataplane.publish({route: self._target(route) for route in self._deployments})
+
+    def _target(self, route: str) -> Target:
+        deployment = self._deployments[route]
+        serving = self._serving.get(route)
+        created = int(datetime.fromisoformat(deployment.created).timestamp())
+        if serving is not None and deployment.state in ("ready", "starting"):
+            target = serving.target(created)
+            if target is not None:
+                return target
+        why_not: str = deployment.state
+        if deployment.state == "failed" and deployment.error is not None:
+            why_not = f"failed: {deployment.error.message}"
+        return Target(
+            route=route,
+            model=deployment.model,
+            version=deployment.version,
+            task=deployment.task,
+            created=created,
+            why_not=why_not,
+        )
+
+
+def _upsert(db: sqlite_utils.Database, row: dict[str, Any]) -> None:
+    db["deployments"].upsert(row, pk="route")  # type: ignore[union-attr]

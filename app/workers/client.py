@@ -1,0 +1,220 @@
+"""One connection to one worker: frames out, frames in, each answer to whoever waits for it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from app.errors import (
+    ContextExceeded,
+    EngineFailed,
+    InsufficientMemory,
+    InvalidInput,
+    PilothouseError,
+    QueueFull,
+    ReplicaLost,
+)
+from engines import protocol
+from engines.protocol import (
+    Abort,
+    Generate,
+    Infer,
+    Inferred,
+    Rejected,
+    SchedulerLoad,
+    Step,
+    TensorHeader,
+    TokenEvent,
+    Tokenize,
+    Tokens,
+)
+
+Batch = tuple[Inferred, memoryview]
+_REJECTIONS: dict[str, type[PilothouseError]] = {
+    "invalid_input": InvalidInput,
+    "context_exceeded": ContextExceeded,
+    "queue_full": QueueFull,
+    "out_of_memory": InsufficientMemory,
+}
+
+
+def rejection(code: str, message: str, field: str = "") -> PilothouseError:
+    """The worker's refusal of one request, as the caller's problem."""
+    return _REJECTIONS.get(code, EngineFailed)(message, field=field)
+
+
+class TokenStream:
+    """The events of one sequence, as an async iterator. Ends after the event that has a ``finish_reason``.
+
+    `close` (or leaving the iteration early) aborts the sequence in the worker within one step.
+    """
+
+    def __init__(self, client: "WorkerClient", number: int):
+        self._client = client
+        self.number = number
+        self._events: deque[TokenEvent] = deque()
+        self._error: PilothouseError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def feed(self, event: TokenEvent) -> None:
+        self._events.append(event)
+        self._wake()
+
+    def fail(self, error: PilothouseError) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> "TokenStream":
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        if self._ended:
+            raise StopAsyncIteration
+        while not self._events:
+            if self._error is not None:
+                self._ended = True
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        event = self._events.popleft()
+        self._ended = bool(event.finish_reason)
+        return event
+
+    def close(self) -> None:
+        self._client.forget(self)
+
+
+class WorkerClient(asyncio.Protocol):
+    """Asyncio protocol of the stream socket to a worker. Single-threaded; nothing here blocks."""
+
+    def __init__(self, on_control: Callable[[Any], None], on_lost: Callable[[], None]):
+        self._on_control = on_control
+        self._on_lost = on_lost
+        self._buffer = bytearray()
+        self._number = 0
+        self._batches: dict[int, asyncio.Future[Batch]] = {}
+        self._tokenized: dict[int, asyncio.Future[list[int]]] = {}
+        self._streams: dict[int, TokenStream] = {}
+        self._transport: asyncio.Transport | None = None
+        self.load = SchedulerLoad()
+        self.lost = False
+
+    # --- asking ---------------------------------------------------------------------------------------
+
+    def send(self, message: msgspec.Struct, parts: Sequence[bytes | memoryview] = ()) -> None:
+        if self._transport is None or self.lost:
+            raise ReplicaLost("the worker of this model is gone", hint="retry; it is being restarted")
+        size = sum(map(len, parts))
+        self._transport.write(b"".join((protocol.frame(message, size), *parts)))
+
+    def infer(
+        self, inputs: list[TensorHeader], parts: Sequence[bytes | memoryview], outputs: list[str]
+    ) -> "asyncio.Future[Batch]":
+        """Send one batch; the future gives the answer and its payload, or raises `PilothouseError`."""
+        self._number += 1
+        future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+        self.send(Infer(self._number, inputs, outputs), parts)
+        self._batches[self._number] = future
+        return future
+
+    def generate(self, request: Generate) -> TokenStream:
+        """Queue one sequence; ``request.id`` is set here."""
+        self._number += 1
+        request.id = self._number
+        self.send(request)
+        stream = self._streams[self._number] = TokenStream(self, self._number)
+        return stream
+
+    async def tokenize(self, request: Tokenize) -> list[int]:
+        self._number += 1
+        request.id = self._number
+        self.send(request)
+        future = self._tokenized[self._number] = asyncio.get_running_loop().create_future()
+        return await future
+
+    def forget(self, stream: TokenStream) -> None:
+        if self._streams.pop(stream.number, None) is not None and not self.lost:
+            self.send(Abort(stream.number))
+
+    @property
+    def sequences(self) -> int:
+        return len(self._streams)
+
+    # --- hearing --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        position, end = 0, len(buffer)
+        frames = []
+        with memoryview(buffer) as view:
+            while end - position >= protocol.FRAME.size:
+                header_size, payload_size = protocol.FRAME.unpack_from(view, position)
+                start = position + protocol.FRAME.size
+                stop = start + header_size + payload_size
+                if stop > end:
+                    break
+                message = protocol.to_daemon.decode(view[start : start + header_size])
+                frames.append((message, bytes(view[start + header_size : stop])))
+                position = stop
+        if position:
+            del buffer[:position]
+        for message, payload in frames:
+            self._dispatch(message, payload)
+
+    def _dispatch(self, message: Any, payload: bytes) -> None:
+        if isinstance(message, Inferred):
+            future = self._batches.pop(message.id, None)
+            if future is not None and not future.done():
+                future.set_result((message, memoryview(payload)))
+        elif isinstance(message, Step):
+            self.load = message.load
+            for event in message.events:
+                stream = self._streams.get(event.id)
+                if stream is None:
+                    continue
+                if event.error_code:
+                    self._reject(event.id, rejection(event.error_code, event.error_message))
+                    continue
+                stream.feed(event)
+                if event.finish_reason:
+                    del self._streams[event.id]
+        elif isinstance(message, Rejected):
+            self._reject(message.id, rejection(message.code, message.message, message.field))
+        elif isinstance(message, Tokens):
+            tokens = self._tokenized.pop(message.id, None)
+            if tokens is not None and not tokens.done():
+                tokens.set_result(message.tokens)
+        else:
+            self._on_control(message)
+
+    def _reject(self, number: int, error: PilothouseError) -> None:
+        future: asyncio.Future[Any] | None = self._batches.pop(number, None) or self._tokenized.pop(number, None)
+        if future is not None and not future.done():
+            future.set_exception(error)
+        if (stream := self._streams.pop(number, None)) is not None:
+            stream.fail(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        self.load = SchedulerLoad()
+        for number in [*self._batches, *self._tokenized, *self._streams]:
+            self._reject(
+                number,
+                ReplicaLost("the worker died while it worked on this request", hint="retry; it is being restarted"),
+            )
+        self._on_lost()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,175 @@
+"""The worker process: one socket, one engine, one loop."""
+
+import importlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from engines import protocol, tensors
+from engines.engine import EngineError, TensorEngine, TokenEngine
+from engines.protocol import Abort, Failed, Generate, Hello, Infer, Inferred, Load, Rejected, Tokenize, Tokens
+
+#: name -> "module:class"; imported in the worker only, and only the one that is asked for.
+ENGINES = {
+    "echo": "engines.echo.engine:EchoEngine",
+    "onnxruntime": "engines.onnxruntime.engine:OnnxRuntimeEngine",
+    "llamacpp": "engines.llamacpp.engine:LlamaCppEngine",
+}
+
+
+class Channel:
+    """Length-prefixed frames over a stream socket. Reads many small frames with one system call."""
+
+    def __init__(self, sock: socket.socket):
+        self._socket = sock
+        self._buffer = bytearray()
+
+    def send(self, message: msgspec.Struct, parts: list[bytes | memoryview] | None = None) -> None:
+        parts = parts or []
+        size = sum(len(part) for part in parts)
+        if size < 1 << 16:
+            self._socket.sendall(b"".join([protocol.frame(message, size), *parts]))
+            return
+        self._socket.sendall(protocol.frame(message, size))
+        for part in parts:
+            self._socket.sendall(part)
+
+    def receive(self, block: bool) -> Iterator[tuple[protocol.ToWorker, memoryview]]:
+        """The frames that are here; with ``block`` at least one. Raises `EOFError` when the daemon hung up."""
+        frames = self._parse()
+        while frames or block or select.select([self._socket], [], [], 0)[0]:
+            yield from frames
+            if frames:
+                block = False
+                frames = []
+                continue
+            data = self._socket.recv(1 << 18)
+            if not data:
+                raise EOFError
+            self._buffer += data
+            frames = self._parse()
+
+    def _parse(self) -> list[tuple[protocol.ToWorker, memoryview]]:
+        frames = []
+        position, end = 0, len(self._buffer)
+        view = memoryview(self._buffer)
+        while end - position >= protocol.FRAME.size:
+            header_size, payload_size = protocol.FRAME.unpack_from(view, position)
+            stop = position + protocol.FRAME.size + header_size + payload_size
+            if header_size > protocol.MAX_HEADER_BYTES:
+                raise EOFError("not a frame")
+            if stop > end:
+                break
+            start = position + protocol.FRAME.size
+            header = protocol.to_worker.decode(view[start : start + header_size])
+            # The buffer is compacted below, so the payload needs bytes of its own (read-only: engines may keep it).
+            frames.append((header, memoryview(bytes(view[start + header_size : stop]))))
+            position = stop
+        view.release()
+        if position:
+            del self._buffer[:position]
+        return frames
+
+
+def _exit_with_daemon() -> None:
+    """Block until standard input closes, then leave at once: no worker outlives its daemon, whatever it computes."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def _connect() -> socket.socket:
+    """The inherited end of a socket pair (POSIX), or loopback TCP (Windows)."""
+    if fd := os.environ.pop("PILOTHOUSE_WORKER_FD", ""):
+        return socket.socket(fileno=int(fd))
+    host, _, port = os.environ.pop("PILOTHOUSE_WORKER_ADDRESS").rpartition(":")
+    sock = socket.create_connection((host, int(port)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def load_engine(load: Load) -> TensorEngine | TokenEngine:
+    """Raises `EngineError`: ``missing_library`` when this runtime lacks the engine's packages."""
+    try:
+        module, _, name = ENGINES[load.engine].partition(":")
+    except KeyError:
+        raise EngineError("bad_setting", f"there is no engine {load.engine}") from None
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise EngineError(
+            "missing_library",
+            f"{load.engine} cannot be imported here: {error}",
+            hint=f"pilothouse runtime install {load.engine}-cpu",
+        ) from error
+    return factory(load)
+
+
+def serve() -> int:
+    """Run until the daemon goes away. Returns the exit status."""
+    secret = os.environ.pop("PILOTHOUSE_WORKER_SECRET")
+    threading.Thread(target=_exit_with_daemon, daemon=True).start()
+    channel = Channel(_connect())
+    try:
+        channel.send(Hello(secret, os.getpid()))
+        message, _ = next(channel.receive(block=True))
+        assert isinstance(message, Load)
+        try:
+            engine = load_engine(message)
+        except EngineError as error:
+            channel.send(Failed(error.code, error.message, error.hint))
+            return 1
+        except MemoryError:
+            channel.send(Failed("out_of_memory", f"not enough memory to load {message.path}"))
+            return 1
+        channel.send(engine.ready)
+        if engine.ready.language is not None:
+            _serve_tokens(channel, engine)  # type: ignore[arg-type]
+        else:
+            _serve_tensors(channel, engine)  # type: ignore[arg-type]
+    except (EOFError, ConnectionError):
+        return 0
+    return 0
+
+
+def _serve_tensors(channel: Channel, engine: TensorEngine) -> None:
+    while True:
+        for message, payload in channel.receive(block=True):
+            if not isinstance(message, Infer):
+                continue
+            started = time.perf_counter_ns()
+            try:
+                outputs = engine.infer(tensors.unpack(message.inputs, payload), message.outputs)
+                headers, parts = tensors.pack(outputs)
+            except EngineError as error:
+                channel.send(Rejected(message.id, error.code, error.message, error.field))
+                continue
+            channel.send(Inferred(message.id, headers, (time.perf_counter_ns() - started) // 1000), parts)
+
+
+def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
+    while True:
+        for message, _ in channel.receive(block=not engine.busy):
+            try:
+                if isinstance(message, Generate):
+                    engine.submit(message)
+                elif isinstance(message, Abort):
+                    engine.abort(message)
+                elif isinstance(message, Tokenize):
+                    channel.send(Tokens(message.id, engine.tokenize(message)))
+            except EngineError as error:
+                channel.send(Rejected(getattr(message, "id", 0), error.code, error.message, error.field))
+        if engine.busy:
+            channel.send(engine.step())
+
+
+def main() -> int:
+    # A worker's words are on standard error; the last lines of it are what the daemon shows when it dies.
+    sys.stdout = sys.stderr
+    return serve()
