@@ -132,4 +132,4 @@ def _last_line(file: Path) -> str:
         lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1].removeprefix("pilothouse: ") if lines else "it ended without a word"

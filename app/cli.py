@@ -52,10 +52,12 @@ def _desktop(session: Session) -> None:
 @common
 def serve(session: Session, host: str | None, port: int | None, log_level: str | None) -> None:
     """Run the daemon in the foreground."""
-    from app import daemon, settings
+    from app import settings
 
     flags = {"host": host, "port": port, "log_level": log_level}
     values, sources = settings.load(session.data.settings, flags)
+    from app import daemon  # after the settings: what is wrong with them is said at once
+
     sys.exit(daemon.run(values, sources, session.data))
 
 

@@ -46,6 +46,10 @@ class Session:
 
         return Client(background.ensure(self.data, self.settings).url, self.key)
 
+    def close(self) -> None:
+        if "client" in self.__dict__:  # made only by the commands that need it
+            self.client.close()
+
     def emit(self, document: Any, text: str) -> None:
         """The result: ``document`` with ``--json``, else ``text``."""
         click.echo(json.dumps(document, indent=2, ensure_ascii=False) if self.as_json else text)
@@ -112,5 +116,7 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
             function(session, **options)
         except PilothouseError as error:
             session.fail(error)
+        finally:
+            session.close()
 
     return run
