@@ -160,7 +160,7 @@ class LlamaCppEngine:
         given = [f for f in ("messages", "prompt", "prompt_tokens") if getattr(request, f) is not None]
         if len(given) != 1:
             raise EngineError(
-                "invalid_input", "exactly one of messages, prompt and prompt_tokens is needed", field="prompt"
+                "invalid_input", "give exactly one of messages, prompt and prompt_tokens", field="prompt"
             )
         if request.messages is not None:
             return self._runner.tokenize(*self._template.render(request.messages)), self._template.stop, "messages"
@@ -183,13 +183,7 @@ class LlamaCppEngine:
         if not plan.work:
             return np.empty((0, self._runner.vocabulary), np.float32)
         return self._runner.decode(
-            Row(
-                work.sequence.slot,
-                work.start,
-                work.sequence.tokens[work.start : work.start + work.count],
-                work.samples,
-            )
-            for work in plan.work
+            Row(work.sequence.slot, work.start, work.tokens, work.samples) for work in plan.work
         )
 
     def _advance(self, answer: _Answer, logits: np.ndarray) -> TokenEvent:

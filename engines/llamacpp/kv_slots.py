@@ -74,14 +74,15 @@ class KvSlots:
         free = [i for i, slot in enumerate(self._slots) if not slot.busy]
         best = max(range(len(self._slots)), key=lambda i: (shared[i], i in free, -i))
         # Cutting a slot back by more than it keeps would throw away another conversation.
-        continued = [
-            i for i in free if shared[i] == shared[best] and 2 * shared[i] >= len(self._slots[i].tokens) > 0
-        ]
+        continued = [i for i in free if shared[i] == shared[best] and 0 < self._size(i) <= 2 * shared[i]]
         target = continued[0] if continued else min(free, key=lambda i: (self._age(i), i))
         count = shared[best]
         slot = self._slots[target]
         slot.busy, slot.tokens = True, tokens[:count]
         return target, count, Keep(target, count) if target == best or not count else Copy(best, target, count)
+
+    def _size(self, index: int) -> int:
+        return len(self._slots[index].tokens)
 
     def _age(self, index: int) -> int:
         slot = self._slots[index]

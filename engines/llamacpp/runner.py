@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
@@ -54,7 +54,8 @@ class Runner:
         llama_cpp.llama_log_set(_keep_log, ctypes.c_void_p(0))
         _log_lines.clear()
         llama_cpp.llama_backend_init()
-        self._context = None
+        self._context: Any = None
+        self._memory: Any = None
         self._threads = threads
         self._device = device
         self._model = _load_model(path, device)
@@ -214,9 +215,8 @@ class Runner:
             raise EngineError("engine_failed", f"llama_decode answered {status}: {_reason()}")
         if not outputs:
             return np.empty((0, self.vocabulary), np.float32)
-        address = ctypes.cast(llama_cpp.llama_get_logits(self._context), ctypes.c_void_p).value
-        view = (ctypes.c_float * (outputs * self.vocabulary)).from_address(address)
-        return np.frombuffer(view, np.float32).reshape(outputs, self.vocabulary)
+        logits = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(logits, (outputs, self.vocabulary))
 
     def close(self) -> None:
         if self._context:
@@ -229,7 +229,8 @@ class Runner:
 
 def provider() -> str:
     """What llama.cpp says it runs on: ``CPU : AVX2 AVX512 …``, ``CUDA : … | CPU : …``."""
-    parts, names = [], []
+    parts: list[tuple[str, list[str]]] = []
+    names: list[str] = []
     for field in llama_cpp.llama_print_system_info().decode().split("|"):
         name, _, value = field.strip().rpartition(" = ")
         if " : " in name:
@@ -264,7 +265,7 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _load_model(path: str, device: str) -> object:
+def _load_model(path: str, device: str) -> Any:
     file = Path(path)
     try:
         with file.open("rb") as stream:
@@ -275,7 +276,7 @@ def _load_model(path: str, device: str) -> object:
         raise EngineError(
             "bad_model",
             f"{file.name} is not a GGUF file (it begins with {magic!r})",
-            hint="Convert or pull it again.",
+            hint="Pull or convert it again.",
         )
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0

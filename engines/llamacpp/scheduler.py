@@ -18,7 +18,7 @@ class QueueFull(Exception):
 
 @dataclass(eq=False)
 class Sequence:
-    """``tokens`` is the prompt and then the answer; the first ``computed`` of them are in the memory of ``slot``."""
+    """``tokens`` is the prompt, then the answer; the first ``computed`` of them are in the memory of ``slot``."""
 
     id: int
     tokens: list[int]
@@ -37,6 +37,10 @@ class Work:
     sequence: Sequence
     start: int
     count: int
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.sequence.tokens[self.start : self.start + self.count]
 
     @property
     def samples(self) -> bool:
@@ -103,9 +107,8 @@ class Scheduler:
     def commit(self, plan: Plan) -> None:
         """``plan`` was decoded."""
         for work in plan.work:
-            end = work.start + work.count
-            self._slots.grow(work.sequence.slot, work.sequence.tokens[work.start : end])
-            work.sequence.computed = end
+            self._slots.grow(work.sequence.slot, work.tokens)
+            work.sequence.computed += work.count
 
     def preempt(self) -> bool:
         """Send the youngest running sequence back to the head of the queue, to be computed again later; False
@@ -141,8 +144,8 @@ class Scheduler:
                 sequence.admitted, sequence.reused = True, sequence.computed
             self._actions.append(action)
             self._running.append(sequence)
-        while self._needed() + self._slots.idle_tokens > self._kv_tokens and (action := self._slots.evict()):
-            self._actions.append(action)
+        while self._needed() + self._slots.idle_tokens > self._kv_tokens and (forget := self._slots.evict()):
+            self._actions.append(forget)
 
     def _share_budget(self) -> list[Work]:
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
