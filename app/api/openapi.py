@@ -1,0 +1,157 @@
+"""The description of the HTTP API: OpenAPI 3.1, built from the route table, and the page that shows it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from app.paths import resource
+from app.schema.manage import Problem
+
+_BRACES = re.compile(r"\{(\w+)\}")
+
+#: What each group is, in the order of the page.
+TAGS = {
+    "openai": "Chat and completions in OpenAI's protocol. `model` is a route.",
+    "kserve": "Tensor models in the Open Inference Protocol, as Triton's clients speak it.",
+    "manage": "Models, deployments, jobs and this machine.",
+    "system": "Health, metrics and this description.",
+}
+
+
+class Operation(Protocol):
+    """What is read of a route of `app.api.http`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def tag(self) -> str: ...
+    @property
+    def request(self) -> Any: ...
+    @property
+    def response(self) -> Any: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def scope(self) -> str: ...
+    @property
+    def query(self) -> Mapping[str, str]: ...
+
+
+class _OpenAIProblem(msgspec.Struct):
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class OpenAIError(msgspec.Struct):
+    """The envelope of errors under /v1."""
+
+    error: _OpenAIProblem
+
+
+class KServeError(msgspec.Struct):
+    """The envelope of errors under /v2."""
+
+    error: str
+
+
+class ManageError(msgspec.Struct):
+    """The envelope of errors everywhere else."""
+
+    error: Problem
+
+
+def document(routes: Iterable[Operation], version: str) -> dict[str, Any]:
+    """The OpenAPI document as plain values, ready to be encoded as JSON. Pure."""
+    routes = list(routes)
+    types = [entry for route in routes for entry in (route.request, route.response) if entry is not None]
+    types += [OpenAIError, KServeError, ManageError]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    # By identity: a type expression such as a union need not be hashable.
+    schema_of = {id(entry): schema for entry, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
+    tags = dict.fromkeys(
+        [*(tag for tag in TAGS if any(route.tag == tag for route in routes)), *(route.tag for route in routes)]
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Pilothouse",
+            "version": version,
+            "summary": "Serve, watch and change AI models on this workstation",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} | ({"description": TAGS[tag]} if tag in TAGS else {}) for tag in tags],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def docs_page() -> bytes:
+    """One HTML page that shows `/openapi.json`; it loads nothing else, so it works offline."""
+    return resource("docs.html").read_bytes()
+
+
+def _operation(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
+        "summary": route.summary,
+        "tags": [route.tag],
+        "parameters": [_parameter(name, "path", "") for name in _BRACES.findall(route.path)]
+        + [_parameter(name, "query", meaning) for name, meaning in route.query.items()],
+        "responses": {
+            str(route.status): _success(route, schema_of),
+            "default": {
+                "description": "What happened and what to do about it",
+                "content": {"application/json": {"schema": schema_of[id(_error_of(route.path))]}},
+            },
+        },
+        # On loopback no key is needed unless one was set.
+        "security": [] if route.scope == "open" else [{}, {"bearer": []}, {"apiKey": []}],
+        "x-scope": route.scope,
+    }
+    if route.request is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema_of[id(route.request)]}},
+        }
+    return operation
+
+
+def _parameter(name: str, place: str, meaning: str) -> dict[str, Any]:
+    parameter: dict[str, Any] = {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
+    return parameter | {"description": meaning} if meaning else parameter
+
+
+def _success(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if route.response is not None:
+        content["application/json"] = {"schema": schema_of[id(route.response)]}
+    if route.stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    description = "Accepted" if route.status == 202 else "Success"
+    return {"description": description} | ({"content": content} if content else {})
+
+
+def _error_of(path: str) -> type:
+    if path.startswith("/v1/"):
+        return OpenAIError
+    return KServeError if path == "/v2" or path.startswith("/v2/") else ManageError
