@@ -5,7 +5,7 @@ A framework would cost half of the throughput (see docs/performance.md), and wha
 
 import time
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +102,8 @@ class Route:
     status: int = 200
     stream: bool = False
     scope: Scope = "management"
+    query: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What each parameter of the query means, for the API's description."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -98,9 +98,10 @@ class Manage:
         hardware = self.sampler.hardware
         assert hardware is not None
         here = {model.name for model in self.registry.models()}
-        busy = {job.spec.get("ref"): job.id for job in self.jobs.list() if job.state in ("queued", "running", "paused")}
+        busy = {job.spec.get("ref"): job.id for job in self.jobs.unfinished().values()}
+        total, available = hardware.memory_total_bytes, hardware.memory_total_bytes - hardware.memory_used_bytes
         items = [
-            self.catalog.as_schema(entry, hardware, here=entry.name in here, job=busy.get(entry.name))
+            as_schema(entry, total, available, hardware.gpus, here=entry.name in here, job=busy.get(entry.name))
             for entry in self.catalog.entries()
         ]
         return page(items, request)
