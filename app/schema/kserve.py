@@ -11,7 +11,7 @@ class InferInput(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)  # a plain default has no JSON Schema
     parameters: dict[str, Any] = {}
 
 
