@@ -84,9 +84,7 @@ def doctor(session: Session) -> None:
     document = examine(session.data)
     session.emit(document, report(document))
     if not any(engine["usable"] for engine in document["engines"]):
-        raise PilothouseError(
-            "no engine is usable", hint="`pilothouse runtime install onnxruntime-cpu` installs one"
-        )
+        raise PilothouseError("no engine is usable", hint="`pilothouse runtime install onnxruntime-cpu` installs one")
 
 
 # --- runtimes ------------------------------------------------------------------------------------------
@@ -162,9 +160,7 @@ def _job(session: Session, job: dict[str, Any], detach: bool, done: str) -> None
     result = job.get("result") or {}
     if result.get("model"):
         done = (
-            f"{result['model']}@{result['version']} is here"
-            if result.get("version")
-            else f"{result['model']} is here"
+            f"{result['model']}@{result['version']} is here" if result.get("version") else f"{result['model']} is here"
         )
     session.emit(job, done)
 
@@ -193,9 +189,7 @@ def show(session: Session, model: str) -> None:
     if version is not None:
         found["versions"] = [entry for entry in found["versions"] if entry["version"] == version]
         if not found["versions"]:
-            raise InvalidInput(
-                f"{name} has no version {version}", hint=f"`pilothouse show {name}` lists its versions"
-            )
+            raise InvalidInput(f"{name} has no version {version}", hint=f"`pilothouse show {name}` lists its versions")
     rows = [
         [entry["version"], entry["format"], entry["precision"], console.size(entry["size_bytes"]),
          entry["digest"][:19], entry["created"][:10], entry["source"]]
@@ -354,8 +348,7 @@ def config(session: Session) -> None:
             }
         )
     rows = [
-        [item["key"], item["value"] if item["value"] != "" else None, item["source"], item["meaning"]]
-        for item in items
+        [item["key"], item["value"] if item["value"] != "" else None, item["source"], item["meaning"]] for item in items
     ]
     text = console.table(["KEY", "VALUE", "SOURCE", "MEANING"], rows)
     session.emit(

@@ -110,9 +110,7 @@ class Client:
         """One Open Inference Protocol v2 request."""
         return self.post(f"/v2/models/{escape(route)}/infer", request)
 
-    def _call(
-        self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None
-    ) -> dict[str, Any]:
+    def _call(self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> dict[str, Any]:
         import httpx2
 
         content = None if body is None else json.dumps(body).encode()
@@ -217,9 +215,7 @@ class Client:
         if job["state"] == "cancelled":
             raise ClientError(f"{job['title']} was cancelled", status=200, code="cancelled")
         if job["state"] != "failed":
-            raise ClientError(
-                f"the daemon stopped during {job['title']}", hint="the job goes on when it starts again"
-            )
+            raise ClientError(f"the daemon stopped during {job['title']}", hint="the job goes on when it starts again")
         raise failure(job.get("error"), f"{job['title']} failed")
 
     def wait_deployment(

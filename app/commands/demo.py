@@ -72,16 +72,12 @@ class Demo:
 
     def _digits(self) -> None:
         served = deploy.deploy(self._session, ROUTE, {"model": "digits"}, install=True, detach=False)
-        self._line(
-            "digits", f"served by {served['engine']} {served.get('engine_version') or ''} on {served['device']}"
-        )
+        self._line("digits", f"served by {served['engine']} {served.get('engine_version') or ''} on {served['device']}")
         if served.get("decision"):
             self._line("", served["decision"]["reason"])
         card = json.loads((resource("digits") / "card.json").read_text(encoding="utf-8"))
         images, labels = held_out()
-        self._line(
-            "held out", f"{len(labels)} images that training never saw, through POST /v2/models/{ROUTE}/infer"
-        )
+        self._line("held out", f"{len(labels)} images that training never saw, through POST /v2/models/{ROUTE}/infer")
         right, single_ms = self._measure(images, labels)
         accuracy = right / len(labels)
         self._line("accuracy", f"{accuracy:.2%} ({right} of {len(labels)}); its card says {card['accuracy']:.2%}")
@@ -136,9 +132,7 @@ class Demo:
         traffic = threading.Thread(target=send_traffic, args=(self._client, stop), daemon=True)
         window = desktop.open_window(self._client.url, self._session.key)
         try:
-            self._line(
-                "window", f"open, with {TRAFFIC_PER_S:.0f} held-out digits a second; close it to end the demo"
-            )
+            self._line("window", f"open, with {TRAFFIC_PER_S:.0f} held-out digits a second; close it to end the demo")
             traffic.start()
             language.start()
             window.wait(timeout=self._left_s())
@@ -174,9 +168,7 @@ class Demo:
             step = f"starting {LANGUAGE_MODEL}"
             spec = {"model": LANGUAGE_MODEL}
             served = deploy.deploy(self._session, LANGUAGE_MODEL, spec, install=False, detach=False)
-            self._line(
-                "served", f"by {served['engine']} {served.get('engine_version') or ''} on {served['device']}"
-            )
+            self._line("served", f"by {served['engine']} {served.get('engine_version') or ''} on {served['device']}")
             for note in served.get("notes", ()):
                 self._line("note", note)
             step = "the chat"

@@ -51,9 +51,7 @@ def request(inputs: list[dict[str, Any]], value: Any) -> dict[str, Any]:
         return value
     if not isinstance(value, dict):
         if len(inputs) != 1:
-            raise InvalidInput(
-                f"this model takes {len(inputs)} inputs", hint=f"give an object with {_names(inputs)}"
-            )
+            raise InvalidInput(f"this model takes {len(inputs)} inputs", hint=f"give an object with {_names(inputs)}")
         value = {inputs[0]["name"]: value}
     if missing := [entry["name"] for entry in inputs if entry["name"] not in value]:
         raise InvalidInput(f"input {missing[0]} is missing", field=missing[0], hint=f"it takes {_names(inputs)}")

@@ -86,9 +86,7 @@ class Session:
             return self.client.wait_job(job, progress.job)
 
     def start_job(self, **request: Any) -> dict[str, Any]:
-        return self.client.post(
-            "/manage/v1/jobs", {key: value for key, value in request.items() if value is not None}
-        )
+        return self.client.post("/manage/v1/jobs", {key: value for key, value in request.items() if value is not None})
 
 
 def data_dir_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,9 +30,7 @@ HELD_OUT_SHARE = 0.2
 LARGEST_PIXEL = 16
 HIDDEN = (256, 256)
 LABELS = [str(digit) for digit in range(10)]
-LICENCE = (
-    "Apache-2.0; trained on UCI Optical Recognition of Handwritten Digits (CC BY 4.0), from scikit-learn (BSD-3)"
-)
+LICENCE = "Apache-2.0; trained on UCI Optical Recognition of Handwritten Digits (CC BY 4.0), from scikit-learn (BSD-3)"
 DESCRIPTION = (
     "Handwritten digits 0 to 9, 8×8 pixels with values 0 to 16; a fully connected network 64-256-256-10 "
     "trained on four fifths of scikit-learn's bundled digits"
@@ -78,9 +76,7 @@ def to_onnx(network: MLPClassifier) -> onnx.ModelProto:
         weights.append(numpy_helper.from_array(matrix.astype(np.float32), f"weight_{number}"))
         weights.append(numpy_helper.from_array(bias.astype(np.float32), f"bias_{number}"))
         result = "logits" if number == last else f"sum_{number}"
-        nodes.append(
-            helper.make_node("Gemm", [f"layer_{number - 1}", f"weight_{number}", f"bias_{number}"], [result])
-        )
+        nodes.append(helper.make_node("Gemm", [f"layer_{number - 1}", f"weight_{number}", f"bias_{number}"], [result]))
         if number < last:
             nodes.append(helper.make_node("Relu", [result], [f"layer_{number}"]))
     nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1))

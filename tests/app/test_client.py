@@ -79,9 +79,7 @@ def test_an_answer_that_is_not_json_is_an_error(client: Client, fake_daemon: Fak
 
 
 def test_a_job_is_followed_to_its_end(client: Client, fake_daemon: FakeDaemon):
-    states = [JOB | {"state": "running", "progress": share} for share in (0.1, 0.9)] + [
-        JOB | {"state": "succeeded"}
-    ]
+    states = [JOB | {"state": "running", "progress": share} for share in (0.1, 0.9)] + [JOB | {"state": "succeeded"}]
     fake_daemon.state = {"job": {"j1": JOB}}
     fake_daemon.script = [("job", "other", JOB | {"id": "other"}), *(("job", "j1", state) for state in states)]
     seen: list[tuple[str, float]] = []
