@@ -246,8 +246,11 @@ def _cpu_name_and_features() -> tuple[str, list[str]]:
         import ctypes
         import winreg
 
-        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0") as key:
-            name = str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+        try:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0") as key:
+                name = str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+        except OSError:
+            name = platform.processor()
         present = ctypes.windll.kernel32.IsProcessorFeaturePresent  # numbers: PF_*_INSTRUCTIONS_AVAILABLE
         numbers = {"sse4_2": 38, "avx": 39, "avx2": 40, "avx512f": 41}
         return name, [feature for feature, number in numbers.items() if present(number)]

@@ -13,10 +13,13 @@ _BRACES = re.compile(r"\{(\w+)\}")
 
 #: What each group is, in the order of the page.
 TAGS = {
-    "openai": "Chat and completions in OpenAI's protocol. `model` is a route.",
+    "openai": "Chat and completions in OpenAI's protocol; a model is a route.",
     "kserve": "Tensor models in the Open Inference Protocol, as Triton's clients speak it.",
-    "manage": "Models, deployments, jobs and this machine.",
-    "system": "Health, metrics and this description.",
+    "deployments": "What should be served, and what is.",
+    "models": "The catalogue and the registry.",
+    "jobs": "Downloads and other long work.",
+    "station": "This machine, its engines and settings, and what happens on it.",
+    "health": "Health, metrics and this description.",
 }
 
 
@@ -105,9 +108,9 @@ def document(routes: Iterable[Operation], version: str) -> dict[str, Any]:
     }
 
 
-def docs_page() -> bytes:
+def docs_page() -> str:
     """One HTML page that shows `/openapi.json`; it loads nothing else, so it works offline."""
-    return resource("docs.html").read_bytes()
+    return resource("docs.html").read_text(encoding="utf-8")
 
 
 def _operation(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -38,13 +38,13 @@ class Answer(msgspec.Struct):
 
 
 ROUTES = [
-    Route("GET", "/metrics", "Prometheus text", "system", scope="open"),
+    Route("GET", "/metrics", "Prometheus text", "health", scope="open"),
     Route("POST", "/v1/ask", "Ask", "openai", request=Ask, response=Answer, stream=True, scope="inference"),
     Route("GET", "/v2/models/{model}/versions/{version}", "Metadata", "kserve", response=Answer, scope="inference"),
-    Route("GET", "/manage/v1/jobs", "Jobs", "manage", response=manage.Page, query={"limit": "At most so many"}),
-    Route("POST", "/manage/v1/jobs", "Start", "manage", request=manage.JobRequest, response=manage.Job, status=202),
-    Route("DELETE", "/manage/v1/jobs/{id}", "Forget", "manage", status=204),
-    Route("GET", "/manage/v1/events", "Changes", "manage", stream=True),
+    Route("GET", "/manage/v1/jobs", "Jobs", "station", response=manage.Page, query={"limit": "At most so many"}),
+    Route("POST", "/manage/v1/jobs", "Start", "station", request=manage.JobRequest, response=manage.Job, status=202),
+    Route("DELETE", "/manage/v1/jobs/{id}", "Forget", "station", status=204),
+    Route("GET", "/manage/v1/events", "Changes", "station", stream=True),
 ]
 
 
@@ -119,7 +119,7 @@ def test_what_is_open_asks_for_no_key(document: dict[str, Any]) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
-    page = openapi.docs_page().decode()
+    page = openapi.docs_page()
     assert 'fetch("/openapi.json")' in page
     assert "://" not in page
     loaded: list[str] = []
