@@ -1,0 +1,1 @@
+"""Bytes <-> schema <-> one neutral call: one module a protocol, thin."""

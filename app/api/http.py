@@ -166,4 +166,6 @@ def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
         raise InvalidInput(f"the body is not {encoding.decode()}: {error}", field="content-encoding") from None
     if len(data) > limit:
         raise PayloadTooLarge(f"the decompressed body is larger than {limit >> 20} MiB", hint="raise max_body_mb")
+    if not stream.eof:
+        raise InvalidInput("the compressed body ends early", field="content-encoding")
     return data

@@ -181,7 +181,9 @@ class OpenAI:
         if isinstance(prompt, str):
             generation.prompt = prompt
         else:
-            generation.prompt_tokens = [int(token) for token in prompt]
+            if not all(isinstance(token, int) for token in prompt):
+                raise InvalidInput("prompt: expected a text or a list of tokens", field="prompt")
+            generation.prompt_tokens = prompt  # type: ignore[assignment]
         number, created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
 
         def completion(choices: list[CompletionChoice], **more: Any) -> Completion:

@@ -171,7 +171,11 @@ async def test_a_killed_worker_fails_its_streams(start, echo):
     [
         (1, ["terminate called after throwing an instance of 'std::bad_alloc'"], "out_of_memory"),
         (1, ["CUDA error: out of memory"], "out_of_memory"),
-        (127, ["error while loading shared libraries: libcudnn.so.9: cannot open shared object file"], "missing_library"),
+        (
+            127,
+            ["error while loading shared libraries: libcudnn.so.9: cannot open shared object file"],
+            "missing_library",
+        ),
         (1, ["gguf_init_from_file: invalid magic characters"], "bad_model"),
         (-11, ["Segmentation fault"], "crash"),
         (-9, [], "crash"),
