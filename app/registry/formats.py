@@ -1,6 +1,7 @@
 """What a model file is, told from its bytes: enough to refuse what no engine could load, reading no weights."""
 
 import contextlib
+import json
 import mmap
 import struct
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 
 from app.errors import ArtifactCorrupt
 
+_LARGEST_ECHO_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Facts:
     format: str
-    """``gguf`` or ``onnx``."""
+    """``gguf``, ``onnx`` or ``echo``."""
     precision: str | None = None
     task: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -31,6 +34,8 @@ def inspect(path: Path) -> Facts:
         try:
             if content[:4] == b"GGUF":
                 return _gguf(_Reader(content))
+            if content[:1] == b"{" and len(content) < _LARGEST_ECHO_BYTES:
+                return _echo(content[:])
             return _onnx(_Reader(content))
         except (struct.error, IndexError, ValueError, UnicodeDecodeError, OverflowError) as error:
             reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
@@ -43,6 +48,14 @@ def _bad(path: Path, reason: str) -> ArtifactCorrupt:
         hint="a model is a whole GGUF or ONNX file; fetch it again, or choose another file",
         code="bad_model",
     )
+
+
+def _echo(content: bytes) -> Facts:
+    """A model of the echo engine, with which the process edge is tested: ``{"engine": "echo", …}``."""
+    behaviour = json.loads(content)
+    if behaviour.get("engine") != "echo":
+        raise _Refusal("it is JSON")
+    return Facts("echo", task="echo")
 
 
 class _Refusal(ValueError):

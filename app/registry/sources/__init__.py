@@ -39,7 +39,7 @@ def parse(ref: str, catalog: Catalog, name: str | None = None) -> Request:
         case _:
             raise InvalidInput(
                 f"{ref!r} is not a reference",
-                hint="a catalogue name, hf:org/repo[@revision][:file], https://…, file:PATH, pypi:package[==version]",
+                hint="a catalogue name, hf:org/repo[@revision][:file], https://…, file:PATH or pypi:package",
                 field="ref",
             )
     return Request(ref, check_name(name) if name else suggest_name(suggested), [Wanted(ref)])
