@@ -1,0 +1,1 @@
+"""The desktop: a client of the daemon over HTTP and server-sent events."""

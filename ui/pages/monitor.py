@@ -1,0 +1,246 @@
+"""Monitor: one route and the machine, live."""
+
+from dataclasses import dataclass
+from time import time
+
+from PySide6.QtWidgets import QGridLayout, QWidget
+
+from app.schema.manage import Deployment, Gpu, Hardware
+from ui import format
+from ui.pages.page import Page
+from ui.session import Session
+from ui.stores.series import Columns
+from ui.widgets.bars import Bar, Bars
+from ui.widgets.basics import label, set_text
+from ui.widgets.card import Card
+from ui.widgets.chart import Crosshair, Line
+from ui.widgets.chart_card import ChartCard
+from ui.widgets.empty import Empty
+from ui.widgets.segmented import Segmented
+from ui.words import engine_and_device, is_language
+
+RANGES = {"60": "1 m", "300": "5 m", "900": "15 m", "3600": "1 h"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A chart: its lines are (name, field, colour) of one source."""
+
+    key: str
+    title: str
+    unit: str
+    lines: tuple[tuple[str, str, str], ...]
+    machine: bool = False
+    area: bool = True
+    fixed_max: float | None = None
+
+
+THROUGHPUT = Spec("throughput", "Throughput", "/s", (("requests", "requests_per_s", "series_1"),))
+QUEUE = Spec("queue", "Queue depth", "", (("waiting", "queue_depth", "series_2"),), area=False)
+TENSOR = (
+    THROUGHPUT,
+    Spec("batch", "Batch size, mean", "", (("batch", "batch_size", "series_3"),), area=False),
+    QUEUE,
+    Spec("confidence", "Confidence, mean", "share", (("top class", "confidence", "series_4"),), area=False, fixed_max=1.0),
+)
+LANGUAGE = (
+    Spec("tokens", "Output tokens", "tok/s", (("tokens", "output_tokens_per_s", "series_1"),)),
+    Spec("ttft", "Time to first token, p50", "ms", (("TTFT", "ttft_p50_ms", "series_2"),), area=False),
+    Spec("itl", "Between tokens, p50", "ms", (("ITL", "itl_p50_ms", "series_3"),), area=False),
+    THROUGHPUT,
+    QUEUE,
+)
+LATENCY = (("p50", "p50_ms", "series_1"), ("p95", "p95_ms", "series_2"), ("p99", "p99_ms", "series_4"))
+
+
+def machine_specs(hardware: Hardware | None) -> list[Spec]:
+    """Processor, memory, and every reading that the driver gives for every GPU."""
+    total = hardware.memory_total_bytes if hardware else None
+    specs = [
+        Spec("cpu", "Processor", "%", (("CPU", "cpu_percent", "series_1"),), machine=True, fixed_max=100),
+        Spec("memory", "Memory", "B", (("used", "memory_used_bytes", "series_3"),), machine=True, area=False, fixed_max=total),
+    ]
+    for gpu in hardware.gpus if hardware else []:
+        specs += _gpu_specs(gpu)
+    return specs
+
+
+def _gpu_specs(gpu: Gpu) -> list[Spec]:
+    at = f"gpu{gpu.index}"
+
+    def spec(key: str, title: str, unit: str, field: str, color: str, *, area: bool = False, top: float | None = None) -> Spec:
+        return Spec(f"{at}.{key}", title, unit, ((key, f"{at}.{field}", color),), machine=True, area=area, fixed_max=top)
+
+    specs = []
+    if gpu.utilization_percent is not None:
+        specs.append(spec("load", f"GPU {gpu.index} · {gpu.name}", "%", "utilization_percent", "series_1", area=True, top=100))
+    if gpu.memory_used_bytes is not None:
+        specs.append(spec("memory", f"GPU {gpu.index} memory", "B", "memory_used_bytes", "series_3", top=gpu.memory_total_bytes))
+    if gpu.temperature_c is not None:
+        specs.append(spec("temperature", f"GPU {gpu.index} temperature", "°C", "temperature_c", "series_2"))
+    if gpu.power_w is not None:
+        specs.append(spec("power", f"GPU {gpu.index} power", "W", "power_w", "series_4", top=gpu.power_limit_w))
+    return specs
+
+
+class MonitorPage(Page):
+    name, title = "monitor", "Monitor"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.crosshair = Crosshair(self)
+        self.route = Segmented("Route")
+        self.route.chosen.connect(lambda _: self.refresh())
+        self.range = Segmented("Time range", list(RANGES.items()))
+        self.range.set_current("300")
+        self.range.chosen.connect(lambda _: self.refresh())
+        self.act(self.route, self.range)
+        self.latency = ChartCard("Latency", "ms", self.crosshair, tall=True)
+        self.times = Bars("Where the time goes", row_height=44, bar_height=16)
+        self._times_note = label("mean of the last 10 s", "caption")
+        self._times_card = Card("Where the time goes", self._times_note)
+        self._times_card.add(self.times)
+        self._times_empty = label("No request was answered in the last ten seconds.", "muted", wrap=True)
+        self._times_card.add(self._times_empty)
+        self._times_card.body.addStretch(1)
+        self.cards: dict[str, ChartCard] = {}
+        self._layout_key: tuple[object, ...] = ()
+        self._grid_holder = QWidget()
+        self._grid = QGridLayout(self._grid_holder)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setSpacing(16)
+        self.quiet = label("", "muted", wrap=True)
+        self.empty = Empty("activity", "Nothing to watch yet", "The machine is shown below; a deployment adds its latency, throughput and more.")
+        self.add(self.empty)
+        self.add(self._grid_holder)
+        self.add(self.quiet)
+        self.body.addStretch(1)
+
+    def watch(self, route: str) -> None:
+        """Shows a route, as if its segment had been pressed."""
+        self.refresh()
+        self.route.set_current(route)
+        self.refresh()
+
+    def refresh(self) -> None:
+        station = self.session.station
+        self.route.set_choices([(route, route) for route in station.deployments])
+        deployment = station.deployments.get(self.route.current())
+        specs = self._specs(deployment) + machine_specs(station.hardware)
+        self._arrange(deployment, specs)
+        self.empty.setVisible(deployment is None and station.loaded)
+        hardware = station.hardware
+        set_text(self.quiet, hardware.gpu_note if hardware and not hardware.gpus else "")
+        machine = self.session.series.of("hardware")
+        source = self.session.series.of(f"route:{deployment.route}") if deployment else Columns()
+        end = max([columns.times[-1] for columns in (machine, source) if len(columns)], default=time())
+        start = end - float(self.range.current())
+        marks = self.session.marks.of(deployment.route) if deployment else []
+        if deployment is not None:
+            self.latency.show_lines(
+                [Line(name, color, source.times, source.column(field), name == "p50") for name, field, color in LATENCY],
+                start, end, marks,
+            )  # fmt: skip
+            self._show_times(deployment)
+        for spec in specs:
+            columns = machine if spec.machine else source
+            lines = [Line(name, color, columns.times, columns.column(field), spec.area) for name, field, color in spec.lines]
+            self.cards[spec.key].show_lines(lines, start, end, [] if spec.machine else marks)
+        self.say(self._sentence_of(deployment))
+
+    def _specs(self, deployment: Deployment | None) -> list[Spec]:
+        if deployment is None:
+            return []
+        if is_language(deployment):
+            return list(LANGUAGE)
+        sample = self.session.station.samples.get(deployment.route)
+        classifies = bool(deployment.labels) or (sample is not None and sample.confidence is not None)
+        return [spec for spec in TENSOR if spec.key != "confidence" or classifies]
+
+    def _sentence_of(self, deployment: Deployment | None) -> str:
+        if deployment is None:
+            return "No route to watch; this is the machine" if self.session.station.loaded else "Asking the daemon…"
+        sample = self.session.station.samples.get(deployment.route)
+        answered = f"{sample.requests_total:,} answered" if sample and sample.requests_total else "no request yet"
+        errors = format.plural(sample.errors_total, "error") if sample and sample.errors_total else ""
+        return format.joined(f"{deployment.route} v{deployment.version}", engine_and_device(deployment), answered, errors)
+
+    def _show_times(self, deployment: Deployment) -> None:
+        sample = self.session.station.samples.get(deployment.route)
+        parts = [
+            ("queue", sample.queue_ms if sample else None, "series_1"),
+            ("compute", sample.compute_ms if sample else None, "series_3"),
+            ("overhead", sample.overhead_ms if sample else None, "series_4"),
+        ]
+        known = [(name, value, color) for name, value, color in parts if value is not None]
+        top = max((value for _, value, _ in known), default=0.0) or 1.0
+        self.times.set_bars([Bar(name, value / top, format.milliseconds(value), color) for name, value, color in known])
+        self.times.setVisible(bool(known))
+        self._times_empty.setVisible(not known)
+
+    # --- the grid --------------------------------------------------------------------------------------
+
+    def _columns(self) -> int:
+        width = self.viewport().width() - 56
+        return 3 if width >= 900 else 2 if width >= 560 else 1
+
+    def _arrange(self, deployment: Deployment | None, specs: list[Spec]) -> None:
+        columns = self._columns()
+        key = (columns, deployment is not None, tuple(specs))
+        if key == self._layout_key:
+            return
+        self._layout_key = key
+        self.setUpdatesEnabled(False)
+        while self._grid.count():
+            self._grid.takeAt(0)
+        keys = {spec.key for spec in specs}
+        for gone in set(self.cards) - keys:
+            card = self.cards.pop(gone)
+            card.hide()
+            card.setParent(None)
+            card.deleteLater()
+        for widget in (self.latency, self._times_card):
+            widget.setVisible(deployment is not None)
+        at = 0
+        if deployment is not None:
+            if columns == 1:
+                self._grid.addWidget(self.latency, 0, 0)
+                self._grid.addWidget(self._times_card, 1, 0)
+                at = 2
+            else:  # sixths: latency takes about two thirds
+                self._grid.addWidget(self.latency, 0, 0, 1, 4 if columns == 3 else 6)
+                self._grid.addWidget(self._times_card, 0 if columns == 3 else 1, 4 if columns == 3 else 0, 1, 2 if columns == 3 else 6)
+                at = 1 if columns == 3 else 2
+        for group in (
+            [spec for spec in specs if not spec.machine], [spec for spec in specs if spec.machine and "." not in spec.key],
+            [spec for spec in specs if spec.machine and "." in spec.key],
+        ):  # fmt: skip
+            at = self._arrange_group(group, at, columns)
+        self.setUpdatesEnabled(True)
+
+    def _arrange_group(self, group: list[Spec], at: int, columns: int) -> int:
+        """Rows of at most ``columns`` cards, as even as can be, from grid row ``at``; returns the next free row."""
+        rest = [self._card(spec) for spec in group]
+        while rest:
+            rows_left = -(-len(rest) // columns)
+            in_row = -(-len(rest) // rows_left)
+            span = {1: 12, 2: 6, 3: 4}[in_row] // 2 if columns > 1 else 1
+            for index, card in enumerate(rest[:in_row]):
+                self._grid.addWidget(card, at, index * span, 1, span)
+                card.show()
+            rest = rest[in_row:]
+            at += 1
+        return at
+
+    def _card(self, spec: Spec) -> ChartCard:
+        if spec.key not in self.cards:
+            card = ChartCard(spec.title, spec.unit, self.crosshair, fixed_max=spec.fixed_max)
+            if spec.unit == "B" and spec.fixed_max:
+                card.suffix = f"of {format.size(spec.fixed_max)}"
+            self.cards[spec.key] = card
+        return self.cards[spec.key]
+
+    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+        super().resizeEvent(event)
+        if self.isVisible():
+            self.refresh()

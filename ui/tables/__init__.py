@@ -1,0 +1,1 @@
+"""Table models: which columns show what of which row."""

@@ -1,0 +1,245 @@
+"""HTTP and server-sent events to the daemon. Nothing here blocks; every answer is a signal or a callback."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from PySide6.QtCore import QByteArray, QElapsedTimer, QObject, QTimer, QUrl, Signal
+from PySide6.QtNetwork import QNetworkAccessManager, QNetworkProxy, QNetworkReply, QNetworkRequest
+
+from app.schema.manage import Problem
+from ui.sse import Event, Parser
+
+#: Seconds between attempts to reach a daemon that is away; the last one repeats.
+BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+#: The stream says something every second; after this much silence it is taken for dead.
+SILENCE_S = 10.0
+TIMEOUT_S = 30.0
+
+Done = Callable[[Any], None]
+Failed = Callable[[Problem], None]
+
+
+def problem_of(status: int, body: bytes, reason: str) -> Problem:
+    """The problem in any of the daemon's error envelopes, or in words of our own."""
+    if not status:
+        return Problem(code="offline", message="The daemon does not answer.", hint=reason)
+    try:
+        error = msgspec.json.decode(body)["error"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return Problem(code=f"http_{status}", message=f"The daemon answered {status}.", hint=reason)
+    if isinstance(error, str):
+        return Problem(code=f"http_{status}", message=error)
+    return Problem(
+        code=str(error.get("code") or f"http_{status}"),
+        message=str(error.get("message") or f"The daemon answered {status}."),
+        hint=str(error.get("hint") or ""),
+        details=error.get("details") or {},
+    )
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds to wait before attempt number ``attempt`` (0 is the first retry)."""
+    return BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+
+
+def _manager(parent: QObject) -> QNetworkAccessManager:
+    manager = QNetworkAccessManager(parent)
+    # The daemon is on this machine: a proxy meant for the internet must not come between.
+    manager.setProxy(QNetworkProxy(QNetworkProxy.ProxyType.NoProxy))
+    return manager
+
+
+def _status(reply: QNetworkReply) -> int:
+    return int(reply.attribute(QNetworkRequest.Attribute.HttpStatusCodeAttribute) or 0)
+
+
+class Client(QObject):
+    """Requests to one daemon. ``done`` gets the decoded JSON (or `None`), ``failed`` a `Problem`."""
+
+    def __init__(self, url: str, key: str = "", parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.url = url.rstrip("/")
+        self.key = key
+        self._manager = _manager(self)
+
+    def request(self, path: str, timeout_s: float | None = TIMEOUT_S) -> QNetworkRequest:
+        request = QNetworkRequest(QUrl(self.url + path))
+        request.setHeader(QNetworkRequest.KnownHeaders.ContentTypeHeader, "application/json")
+        if self.key:
+            request.setRawHeader(QByteArray(b"Authorization"), QByteArray(f"Bearer {self.key}".encode()))
+        if timeout_s is not None:
+            request.setTransferTimeout(int(timeout_s * 1000))
+        return request
+
+    def get(self, path: str, done: Done, failed: Failed | None = None) -> QNetworkReply:
+        return self._handle(self._manager.get(self.request(path)), done, failed)
+
+    def send(
+        self, method: str, path: str, body: Any = None, done: Done | None = None, failed: Failed | None = None,
+        *, timeout_s: float = TIMEOUT_S,
+    ) -> QNetworkReply:  # fmt: skip
+        data = b"" if body is None else msgspec.json.encode(body)
+        reply = self._manager.sendCustomRequest(
+            self.request(path, timeout_s), QByteArray(method.encode()), QByteArray(data)
+        )
+        return self._handle(reply, done, failed)
+
+    def stream(self, path: str, body: Any) -> "Stream":
+        reply = self._manager.sendCustomRequest(
+            self.request(path, None), QByteArray(b"POST"), QByteArray(msgspec.json.encode(body))
+        )
+        return Stream(reply, self)
+
+    def _handle(self, reply: QNetworkReply, done: Done | None, failed: Failed | None) -> QNetworkReply:
+        def finished() -> None:
+            status, body = _status(reply), bytes(reply.readAll().data())
+            reply.deleteLater()
+            if reply.error() == QNetworkReply.NetworkError.OperationCanceledError and not status:
+                if failed is not None:
+                    failed(Problem(code="timeout", message="The daemon took too long to answer."))
+                return
+            if not 200 <= status < 300:
+                if failed is not None:
+                    failed(problem_of(status, body, reply.errorString()))
+                return
+            try:
+                value = msgspec.json.decode(body) if body else None
+            except msgspec.DecodeError:
+                if failed is not None:
+                    failed(Problem(code="bad_answer", message="The daemon's answer could not be read."))
+                return
+            if done is not None:
+                done(value)
+
+        reply.finished.connect(finished)
+        return reply
+
+
+class Stream(QObject):
+    """An answer that arrives as server-sent events: ``event`` for each, then ``ended`` once with a `Problem` or
+    `None`. `stop` ends it early, which the daemon sees as the caller hanging up."""
+
+    event = Signal(object)
+    ended = Signal(object)
+
+    def __init__(self, reply: QNetworkReply, parent: QObject) -> None:
+        super().__init__(parent)
+        self._reply = reply
+        self._parser = Parser()
+        self._stopped = False
+        reply.setParent(self)
+        reply.readyRead.connect(self._read)
+        reply.finished.connect(self._finished)
+
+    def _read(self) -> None:
+        if 200 <= _status(self._reply) < 300 and not self._stopped:
+            for event in self._parser.feed(bytes(self._reply.readAll().data())):
+                self.event.emit(event)
+
+    def _finished(self) -> None:
+        status = _status(self._reply)
+        problem = None
+        if self._stopped:
+            pass
+        elif not 200 <= status < 300:
+            problem = problem_of(status, bytes(self._reply.readAll().data()), self._reply.errorString())
+        else:
+            self._read()
+            if self._reply.error() != QNetworkReply.NetworkError.NoError:
+                problem = Problem(code="cut_off", message="The answer was cut off.", hint=self._reply.errorString())
+        self.ended.emit(problem)
+        self.deleteLater()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._reply.abort()
+
+
+class EventStream(QObject):
+    """`GET /manage/v1/events` for ever: reconnects with growing pauses and resumes after the last id it saw."""
+
+    event = Signal(object)
+    connected = Signal()
+    disconnected = Signal(str)
+    """Why, in the transport's words; emitted for each attempt that fails."""
+
+    def __init__(self, client: Client, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._client = client
+        self._manager = _manager(self)
+        self._reply: QNetworkReply | None = None
+        self._parser = Parser()
+        self._attempt = 0
+        self._closed = True
+        self.last_id: str | None = None
+        self._heard = QElapsedTimer()
+        self._retry = QTimer(self, singleShot=True)
+        self._retry.timeout.connect(self._connect)
+        self._watchdog = QTimer(self, interval=1000)
+        self._watchdog.timeout.connect(self._check_silence)
+
+    def start(self) -> None:
+        self._closed = False
+        self._watchdog.start()
+        self._connect()
+
+    def close(self) -> None:
+        self._closed = True
+        self._retry.stop()
+        self._watchdog.stop()
+        if self._reply is not None:
+            self._reply.abort()
+
+    def retry_now(self) -> None:
+        if self._retry.isActive():
+            self._retry.stop()
+            self._connect()
+
+    def retry_in_s(self) -> float:
+        """Seconds until the next attempt; 0 when one is under way or the stream is up."""
+        return max(0, self._retry.remainingTime()) / 1000 if self._retry.isActive() else 0.0
+
+    def _connect(self) -> None:
+        request = self._client.request("/manage/v1/events", None)
+        request.setRawHeader(QByteArray(b"Accept"), QByteArray(b"text/event-stream"))
+        if self.last_id is not None:
+            request.setRawHeader(QByteArray(b"Last-Event-ID"), QByteArray(self.last_id.encode()))
+        self._parser = Parser()
+        self._heard.start()
+        reply = self._manager.get(request)
+        self._reply = reply
+        reply.readyRead.connect(lambda: self._read(reply))
+        reply.finished.connect(lambda: self._finished(reply))
+
+    def _read(self, reply: QNetworkReply) -> None:
+        if _status(reply) != 200:
+            return
+        self._heard.restart()
+        if self._attempt != -1:
+            self._attempt = -1
+            self.connected.emit()
+        for event in self._parser.feed(bytes(reply.readAll().data())):
+            self.event.emit(event)
+            if event.id is not None:
+                self.last_id = event.id
+
+    def _finished(self, reply: QNetworkReply) -> None:
+        reply.deleteLater()
+        if reply is not self._reply:
+            return
+        self._reply = None
+        if self._closed:
+            return
+        status = _status(reply)
+        reason = problem_of(status, bytes(reply.readAll().data()), reply.errorString())
+        self._attempt += 1
+        self._retry.start(int(backoff_s(max(0, self._attempt)) * 1000))
+        self.disconnected.emit(reason.message if status not in {0, 200} else "The daemon does not answer.")
+
+    def _check_silence(self) -> None:
+        if self._reply is not None and self._heard.isValid() and self._heard.elapsed() > SILENCE_S * 1000:
+            self._reply.abort()
+
+
+__all__ = ["Client", "Event", "EventStream", "Problem", "Stream", "backoff_s", "problem_of"]
