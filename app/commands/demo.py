@@ -39,6 +39,7 @@ class Demo:
         self._client = session.client
         self._headless = headless
         self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._over = False
         self.result: dict[str, Any] = {"version": __version__, "url": self._client.url}
 
     def run(self) -> None:
@@ -52,6 +53,7 @@ class Demo:
             language.start()
             with contextlib.suppress(KeyboardInterrupt):
                 language.join(self._left_s())
+        self._over = True
         if language.is_alive():
             self._line("goes on", f"{LANGUAGE_MODEL} is still on its way; `pilothouse status` shows how far it is")
             self.result.setdefault("language", {"unfinished": True})
@@ -174,6 +176,8 @@ class Demo:
             step = "the chat"
             self._chat()
         except PilothouseError as error:
+            if self._over:
+                return  # the connection was closed under us: the demo has ended
             reason = "the package index did not answer" if error.code == "source_unreachable" else error.message
             hint = f" — {error.hint}" if error.hint else ""
             self._line("skipped", one_line(f"{step}: {reason}{hint}"))

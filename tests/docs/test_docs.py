@@ -1,0 +1,133 @@
+"""The documentation is whole: every command, option, setting and route is in it, and nothing that is not there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from app.cli import main
+from app.settings import KEYS, Settings, environment_name
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def rows(text: str, columns: int) -> list[list[str]]:
+    """The cells of the rows of every table that has so many columns, without the backticks of the first two."""
+    cells = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"
+    ]
+    return [[cell.strip("`") for cell in row] for row in cells if len(row) == columns]
+
+
+# --- commands --------------------------------------------------------------------------------------------
+
+
+def commands(group: click.Group, prefix: str = "pilothouse") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+        elif not command.hidden:
+            yield f"{prefix} {name}", command
+
+
+COMMANDS = dict(commands(main))
+
+
+def sections() -> dict[str, str]:
+    """Heading → text up to the next heading of `cli.md`; a heading begins with the command in backticks."""
+    parts = re.split(r"^## `(pilothouse[a-z ]*?)(?: [A-Z\[].*)?`.*$", page("cli.md"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str):
+    text = sections().get(name)
+    assert text, f"docs/cli.md has no section for `{name}`"
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("as_json", "data_dir"):
+            assert f"`{max(parameter.opts, key=len)}" in text, f"{name}: {parameter.opts}"
+    assert "```console" in text, f"{name} has no example"
+
+
+def test_no_command_is_documented_that_is_not_there():
+    assert set(sections()) - {"pilothouse"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_json_and_a_data_directory(name: str):
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {"--json", "--data-dir"} <= options
+    assert "`--json`" in page("cli.md") and "`--data-dir DIR`" in page("cli.md")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_says_what_it_does(name: str):
+    assert COMMANDS[name].help
+    assert all(parameter.help for parameter in COMMANDS[name].params if isinstance(parameter, click.Option))
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_documented_with_its_default():
+    text = page("settings.md").split("## Of a deployment")[0]
+    documented = {row[0]: row for row in rows(text, 5) if row[0] in KEYS}
+    assert set(documented) == set(KEYS)
+    flags = {option for parameter in COMMANDS["pilothouse serve"].params for option in parameter.opts}
+    for key, (_, default, environment, flag, meaning) in documented.items():
+        assert default == str(getattr(Settings(), key)), key
+        assert environment == environment_name(key)
+        assert flag == (f"--{key.replace('_', '-')}" if f"--{key.replace('_', '-')}" in flags else ""), key
+        assert meaning
+
+
+def test_every_deployment_setting_is_documented_with_its_bounds():
+    from app.deployments.options import OPTIONS
+
+    documented = {row[0]: row for row in rows(page("settings.md").split("## Of a deployment")[1], 6)[2:]}
+    assert set(documented) == set(OPTIONS)
+    for key, (_, default, least, most, engines, _) in documented.items():
+        option = OPTIONS[key]
+        assert default == str(option.default) or (option.default is None and not default.isdecimal()), key
+        assert (float(least), float(most)) == (option.least, option.most), key
+        assert engines == (", ".join(sorted(set(option.engines) - {"echo"})) or "all"), key
+
+
+# --- routes ----------------------------------------------------------------------------------------------
+
+
+def test_every_route_is_documented_and_no_other(tmp_path: Path):
+    from app.daemon import House
+    from app.db import Store
+    from app.paths import DataDir
+
+    data = DataDir(tmp_path).create()
+    store = Store(data.database)
+    try:
+        routes = {(route.method, route.path) for route in House(Settings(), {}, data, store).routes}
+    finally:
+        store.close()
+    documented = {(row[0], row[1]) for row in rows(page("http.md"), 3) if row[1].startswith("/") and row[0].isupper()}
+    assert routes - documented == set(), "not in docs/http.md"
+    assert documented - routes == set(), "in docs/http.md, and not served"
+
+
+# --- pages -----------------------------------------------------------------------------------------------
+
+
+def test_links_lead_somewhere():
+    for file in DOCS.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", file.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (file.parent / target).exists(), f"{file.name} links to {target}"
+
+
+def test_every_page_is_in_the_index():
+    index = page("README.md")
+    assert [file.name for file in DOCS.glob("*.md") if file.name != "README.md" and f"({file.name})" not in index] == []
