@@ -122,7 +122,8 @@ class Progress:
         self.update(job.get("progress") or 0.0, job_text(job))
 
     def deployment(self, deployment: dict[str, Any]) -> None:
-        self.update(None, deployment["state"])
+        """Show the state of a deployment beside a title that says what is waited for."""
+        self.update(None, "" if deployment["state"] == "starting" else deployment["state"])
 
     def _words(self, share: float | None, text: str) -> str:
         return "  ".join(part for part in (self._title, "" if share is None else f"{share:4.0%}", text) if part)

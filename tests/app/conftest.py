@@ -2,12 +2,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fake_daemon import FakeDaemon
+from tests.support.scripted_daemon import ScriptedDaemon
 
 
 @pytest.fixture
-def fake_daemon() -> Iterator[FakeDaemon]:
-    daemon = FakeDaemon()
+def scripted_daemon() -> Iterator[ScriptedDaemon]:
+    daemon = ScriptedDaemon()
     try:
         yield daemon
     finally:

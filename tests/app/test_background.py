@@ -13,7 +13,7 @@ from app import background
 from app.client import ClientError
 from app.paths import DataDir
 from app.settings import Settings
-from tests.support.fake_daemon import FakeDaemon
+from tests.support.scripted_daemon import ScriptedDaemon
 
 
 @pytest.fixture
@@ -29,10 +29,10 @@ def dead_pid() -> int:
     return done.pid
 
 
-def test_a_running_daemon_is_found(data: DataDir, fake_daemon: FakeDaemon):
-    fake_daemon.write_daemon_file(data.root)
-    assert background.find(data) == background.Running(fake_daemon.url, os.getpid(), "0.0.0")
-    assert background.ensure(data, Settings()).url == fake_daemon.url
+def test_a_running_daemon_is_found(data: DataDir, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.write_daemon_file(data.root)
+    assert background.find(data) == background.Running(scripted_daemon.url, os.getpid(), "0.0.0")
+    assert background.ensure(data, Settings()).url == scripted_daemon.url
 
 
 def test_no_file_no_daemon(data: DataDir):
@@ -47,10 +47,10 @@ def test_a_file_that_cannot_be_read_is_no_daemon(data: DataDir, content: str):
     assert background.find(data) is None
 
 
-def test_a_file_whose_process_is_gone_is_stale(data: DataDir, fake_daemon: FakeDaemon, dead_pid: int):
-    fake_daemon.write_daemon_file(data.root, pid=dead_pid)
+def test_a_file_whose_process_is_gone_is_stale(data: DataDir, scripted_daemon: ScriptedDaemon, dead_pid: int):
+    scripted_daemon.write_daemon_file(data.root, pid=dead_pid)
     assert background.find(data) is None
-    assert fake_daemon.asked == []  # somebody else's port is left alone
+    assert scripted_daemon.asked == []  # somebody else's port is left alone
 
 
 def test_a_file_whose_port_is_silent_is_stale(data: DataDir):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from tests.support.fake_daemon import FakeDaemon
+from tests.support.scripted_daemon import ScriptedDaemon
 
 Run = Callable[..., Result]
 
@@ -50,21 +50,21 @@ NO_ENGINE = {
 
 
 @pytest.fixture
-def run(fake_daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(scripted_daemon: ScriptedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`pilothouse …` with a data directory whose daemon is the fake one."""
-    fake_daemon.write_daemon_file(tmp_path)
+    scripted_daemon.write_daemon_file(tmp_path)
     monkeypatch.setenv("PILOTHOUSE_DATA_DIR", str(tmp_path))
     return lambda *words, **more: CliRunner().invoke(main, [str(word) for word in words], **more)
 
 
-def follow_job(daemon: FakeDaemon, end: dict = DONE) -> None:
+def follow_job(daemon: ScriptedDaemon, end: dict = DONE) -> None:
     """A job is accepted, and ends as ``end`` in the events."""
     daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
     daemon.state["job"] = {"j1": JOB}
     daemon.script += [("job", "j1", JOB | {"state": "running", "progress": 0.5}), ("job", "j1", end)]
 
 
-def catalogue(daemon: FakeDaemon) -> None:
+def catalogue(daemon: ScriptedDaemon) -> None:
     """``tiny`` can be pulled; it is here once it has been."""
     items = {"items": [{"name": "tiny"}], "next_cursor": None}
     daemon.answers[("GET", "/manage/v1/catalog")] = (200, items)
@@ -73,9 +73,9 @@ def catalogue(daemon: FakeDaemon) -> None:
 # --- models ----------------------------------------------------------------------------------------------
 
 
-def test_models_is_a_table_of_newest_versions(run: Run, fake_daemon: FakeDaemon):
+def test_models_is_a_table_of_newest_versions(run: Run, scripted_daemon: ScriptedDaemon):
     versions = [VERSION, VERSION | {"version": 2, "precision": "int8"}]
-    fake_daemon.answers[("GET", "/manage/v1/models")] = (200, {"items": [MODEL | {"versions": versions}]})
+    scripted_daemon.answers[("GET", "/manage/v1/models")] = (200, {"items": [MODEL | {"versions": versions}]})
     done = run("models")
     assert done.exit_code == 0
     assert [line.split() for line in done.stdout.splitlines()] == [
@@ -84,18 +84,18 @@ def test_models_is_a_table_of_newest_versions(run: Run, fake_daemon: FakeDaemon)
     ]
 
 
-def test_show_prints_the_one_version_asked_for(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
+def test_show_prints_the_one_version_asked_for(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
     assert "sha256:abababababab" in run("show", "tiny").stdout
     assert json.loads(run("show", "tiny@1", "--json").stdout) == MODEL
     missing = run("show", "tiny@7")
     assert missing.exit_code == 1 and "has no version 7" in missing.stderr and missing.stdout == ""
 
 
-def test_rm_removes_one_version(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("DELETE", "/manage/v1/models/tiny")] = (200, {})
+def test_rm_removes_one_version(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("DELETE", "/manage/v1/models/tiny")] = (200, {})
     assert run("rm", "tiny@3").stdout == "tiny@3 is removed\n"
-    assert fake_daemon.asked[-1].query == "version=3"
+    assert scripted_daemon.asked[-1].query == "version=3"
 
 
 @pytest.mark.parametrize("word", ["tiny@", "@1", "tiny@one"])
@@ -106,42 +106,44 @@ def test_a_name_that_is_none_is_wrong_usage(run: Run, word: str):
 # --- long work -------------------------------------------------------------------------------------------
 
 
-def test_pull_waits_for_the_job(run: Run, fake_daemon: FakeDaemon):
-    follow_job(fake_daemon)
+def test_pull_waits_for_the_job(run: Run, scripted_daemon: ScriptedDaemon):
+    follow_job(scripted_daemon)
     done = run("pull", "tiny", "--name", "small")
     assert (done.exit_code, done.stdout) == (0, "tiny@1 is here\n")
     assert "downloading tiny" in done.stderr  # progress
-    assert fake_daemon.bodies("POST", "/manage/v1/jobs") == [{"kind": "download", "ref": "tiny", "name": "small"}]
+    assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == [{"kind": "download", "ref": "tiny", "name": "small"}]
 
 
-def test_pull_makes_a_file_absolute(run: Run, fake_daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    follow_job(fake_daemon)
+def test_pull_makes_a_file_absolute(
+    run: Run, scripted_daemon: ScriptedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    follow_job(scripted_daemon)
     monkeypatch.chdir(tmp_path)
     run("pull", "file:sub/tiny.onnx")
-    assert fake_daemon.bodies("POST", "/manage/v1/jobs")[0]["ref"] == f"file:{tmp_path / 'sub' / 'tiny.onnx'}"
+    assert scripted_daemon.bodies("POST", "/manage/v1/jobs")[0]["ref"] == f"file:{tmp_path / 'sub' / 'tiny.onnx'}"
 
 
-def test_detach_returns_the_job(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
+def test_detach_returns_the_job(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
     assert json.loads(run("pull", "tiny", "--detach", "--json").stdout) == JOB
     assert run("runtime", "install", "x", "--detach").stdout == "job j1 is queued: downloading tiny\n"
 
 
-def test_a_failed_job_is_one_line_with_its_remedy(run: Run, fake_daemon: FakeDaemon):
+def test_a_failed_job_is_one_line_with_its_remedy(run: Run, scripted_daemon: ScriptedDaemon):
     error = {
         "code": "insufficient_disk",
         "message": "it needs 5.0 GB,\nand 1.2 GB are free",
         "hint": "remove a model",
     }
-    follow_job(fake_daemon, JOB | {"state": "failed", "error": error})
+    follow_job(scripted_daemon, JOB | {"state": "failed", "error": error})
     done = run("pull", "tiny")
     assert (done.exit_code, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     assert last == "pilothouse: it needs 5.0 GB, and 1.2 GB are free — remove a model"
 
 
-def test_a_failure_in_json_is_still_one_document(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("POST", "/manage/v1/jobs")] = (
+def test_a_failure_in_json_is_still_one_document(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("POST", "/manage/v1/jobs")] = (
         404,
         {"error": {"code": "model_not_found", "message": "no x"}},
     )
@@ -150,29 +152,31 @@ def test_a_failure_in_json_is_still_one_document(run: Run, fake_daemon: FakeDaem
     assert json.loads(done.stdout)["error"]["code"] == "model_not_found"
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_so(run: Run, fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_leaves_the_job_running_and_says_so(
+    run: Run, scripted_daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+):
     from app.commands.console import Progress
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    follow_job(fake_daemon)
+    follow_job(scripted_daemon)
     monkeypatch.setattr(Progress, "job", interrupted)
     done = run("pull", "tiny")
     assert done.exit_code == 1 and "goes on in the background" in done.stderr
-    assert [asked.path for asked in fake_daemon.asked if asked.method == "POST"] == ["/manage/v1/jobs"]  # no cancel
+    assert [asked.path for asked in scripted_daemon.asked if asked.method == "POST"] == ["/manage/v1/jobs"]  # no cancel
 
 
 # --- serving ---------------------------------------------------------------------------------------------
 
 
-def test_deploy_says_engine_reason_and_address(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
-    fake_daemon.answers[("PUT", "/manage/v1/deployments/pets")] = (
+def test_deploy_says_engine_reason_and_address(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/pets")] = (
         200,
         READY | {"route": "pets", "state": "starting"},
     )
-    fake_daemon.state["deployment"] = {"pets": READY | {"route": "pets"}}
+    scripted_daemon.state["deployment"] = {"pets": READY | {"route": "pets"}}
     done = run(
         "deploy",
         "tiny@1",
@@ -188,73 +192,73 @@ def test_deploy_says_engine_reason_and_address(run: Run, fake_daemon: FakeDaemon
     assert done.exit_code == 0
     for part in ("pets is ready: tiny@1 on onnxruntime 1.32.0, cpu", "the only engine here", "labels are numbers"):
         assert part in done.stdout
-    assert f"{fake_daemon.url}/v2/models/pets/infer" in done.stdout
-    assert fake_daemon.bodies("PUT", "/manage/v1/deployments/pets") == [
+    assert f"{scripted_daemon.url}/v2/models/pets/infer" in done.stdout
+    assert scripted_daemon.bodies("PUT", "/manage/v1/deployments/pets") == [
         {"model": "tiny", "version": 1, "engine": "onnxruntime", "device": "cpu", "settings": {"threads": 2}}
     ]
 
 
-def test_deploy_pulls_a_catalogue_name_first(run: Run, fake_daemon: FakeDaemon):
-    catalogue(fake_daemon)
-    follow_job(fake_daemon)
-    fake_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = (200, READY)
+def test_deploy_pulls_a_catalogue_name_first(run: Run, scripted_daemon: ScriptedDaemon):
+    catalogue(scripted_daemon)
+    follow_job(scripted_daemon)
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = (200, READY)
     done = run("deploy", "tiny", "--json")
     assert json.loads(done.stdout) == READY and "pulling it" in done.stderr
-    order = [(asked.method, asked.path) for asked in fake_daemon.asked if asked.method != "GET"]
+    order = [(asked.method, asked.path) for asked in scripted_daemon.asked if asked.method != "GET"]
     assert order == [("POST", "/manage/v1/jobs"), ("PUT", "/manage/v1/deployments/tiny")]
 
 
-def test_deploy_detached_returns_the_job_that_comes_first(run: Run, fake_daemon: FakeDaemon):
-    catalogue(fake_daemon)
-    fake_daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
+def test_deploy_detached_returns_the_job_that_comes_first(run: Run, scripted_daemon: ScriptedDaemon):
+    catalogue(scripted_daemon)
+    scripted_daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
     assert json.loads(run("deploy", "tiny", "--detach", "--json").stdout) == JOB
 
 
-def test_deploy_of_an_unknown_name_fails(run: Run, fake_daemon: FakeDaemon):
-    catalogue(fake_daemon)
+def test_deploy_of_an_unknown_name_fails(run: Run, scripted_daemon: ScriptedDaemon):
+    catalogue(scripted_daemon)
     done = run("deploy", "nothing")
     assert done.exit_code == 1 and "nothing at /manage/v1/models/nothing" in done.stderr
 
 
-def test_deploy_installs_a_missing_runtime_and_says_so(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
+def test_deploy_installs_a_missing_runtime_and_says_so(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
     answers = [READY | {"state": "failed", "error": NO_ENGINE}, READY]
-    fake_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = lambda _: (200, answers.pop(0))
-    follow_job(fake_daemon)
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = lambda _: (200, answers.pop(0))
+    follow_job(scripted_daemon)
     done = run("deploy", "tiny")
     assert done.exit_code == 0 and "needs the runtime llamacpp-cpu: installing it" in done.stderr
-    assert fake_daemon.bodies("POST", "/manage/v1/jobs") == [{"kind": "runtime", "runtime": "llamacpp-cpu"}]
+    assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == [{"kind": "runtime", "runtime": "llamacpp-cpu"}]
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_deploy_installs_nothing_when_told_so(run: Run, fake_daemon: FakeDaemon, refused: bool):
-    fake_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
+def test_deploy_installs_nothing_when_told_so(run: Run, scripted_daemon: ScriptedDaemon, refused: bool):
+    scripted_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
     answer = (409, {"error": NO_ENGINE}) if refused else (200, READY | {"state": "failed", "error": NO_ENGINE})
-    fake_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = answer
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = answer
     done = run("deploy", "tiny", "--no-install")
     assert done.exit_code == 1
     assert (
         done.stderr.splitlines()[-1]
         == "pilothouse: llama.cpp is not installed — pilothouse runtime install llamacpp-cpu"
     )
-    assert fake_daemon.bodies("POST", "/manage/v1/jobs") == []
+    assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == []
 
 
 def test_a_setting_without_a_value_is_wrong_usage(run: Run):
     assert run("deploy", "tiny", "--set", "threads").exit_code == 2
 
 
-def test_undeploy(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("DELETE", "/manage/v1/deployments/tiny")] = (200, {})
+def test_undeploy(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("DELETE", "/manage/v1/deployments/tiny")] = (200, {})
     assert run("undeploy", "tiny").stdout == "tiny is no longer served\n"
     assert run("undeploy", "other").exit_code == 1
 
 
-def test_status_shows_what_is_served_and_what_is_under_way(run: Run, fake_daemon: FakeDaemon):
+def test_status_shows_what_is_served_and_what_is_under_way(run: Run, scripted_daemon: ScriptedDaemon):
     sample = {"requests_per_s": 25.0, "p50_ms": 0.63, "queue_depth": 0}
     broken = READY | {"route": "sad", "state": "failed", "error": NO_ENGINE}
-    fake_daemon.state = {
-        "daemon": {"info": {"version": "0.1.0", "url": fake_daemon.url, "pid": 7, "data_dir": "/data"}},
+    scripted_daemon.state = {
+        "daemon": {"info": {"version": "0.1.0", "url": scripted_daemon.url, "pid": 7, "data_dir": "/data"}},
         "deployment": {"tiny": READY, "sad": broken},
         "metrics": {"tiny": sample},
         "job": {
@@ -284,23 +288,23 @@ def test_status_of_nothing_says_what_to_do(run: Run):
 
 
 @pytest.fixture
-def tensors(fake_daemon: FakeDaemon) -> FakeDaemon:
-    fake_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, READY)
-    fake_daemon.answers[("POST", "/v2/models/tiny/infer")] = (200, ANSWER)
-    return fake_daemon
+def tensors(scripted_daemon: ScriptedDaemon) -> ScriptedDaemon:
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, READY)
+    scripted_daemon.answers[("POST", "/v2/models/tiny/infer")] = (200, ANSWER)
+    return scripted_daemon
 
 
-def sent(daemon: FakeDaemon) -> dict:
+def sent(daemon: ScriptedDaemon) -> dict:
     return daemon.bodies("POST", "/v2/models/tiny/infer")[-1]["inputs"][0]
 
 
-def test_run_prints_the_classes_most_likely_first(run: Run, tensors: FakeDaemon):
+def test_run_prints_the_classes_most_likely_first(run: Run, tensors: ScriptedDaemon):
     lines = run("run", "tiny", "[0.5, 1]").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["dog", "75.0%"], ["cat", "25.0%"]]
     assert sent(tensors) == {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1.0]}
 
 
-def test_run_reads_arrays_files_and_standard_input(run: Run, tensors: FakeDaemon, tmp_path: Path):
+def test_run_reads_arrays_files_and_standard_input(run: Run, tensors: ScriptedDaemon, tmp_path: Path):
     np.save(tmp_path / "x.npy", np.array([[1, 2], [3, 4]], np.float32))
     (tmp_path / "x.json").write_text('{"x": [5, 6]}', encoding="utf-8")
     assert run("run", "tiny", tmp_path / "x.npy").exit_code == 0
@@ -311,7 +315,7 @@ def test_run_reads_arrays_files_and_standard_input(run: Run, tensors: FakeDaemon
     assert sent(tensors)["data"] == [7, 8]
 
 
-def test_run_takes_a_held_out_sample(run: Run, tensors: FakeDaemon):
+def test_run_takes_a_held_out_sample(run: Run, tensors: ScriptedDaemon):
     sample = {"inputs": {"x": [1.0, 2.0]}, "shapes": {"x": [1, 2]}, "label": "dog"}
     tensors.answers[("GET", "/manage/v1/models/tiny/samples")] = (200, {"items": [sample]})
     assert "the true label is dog" in run("run", "tiny", "--sample", "3").stdout
@@ -330,7 +334,7 @@ def test_run_takes_a_held_out_sample(run: Run, tensors: FakeDaemon):
         (["[1, "], "neither JSON nor an array"),
     ],
 )
-def test_run_explains_a_wrong_input(run: Run, tensors: FakeDaemon, words: list[str], said: str):
+def test_run_explains_a_wrong_input(run: Run, tensors: ScriptedDaemon, words: list[str], said: str):
     done = run("run", "tiny", *words)
     assert done.exit_code == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1
     assert tensors.bodies("POST", "/v2/models/tiny/infer") == []
@@ -341,33 +345,33 @@ def test_run_of_a_route_that_is_not_there_names_the_remedy(run: Run):
     assert done.exit_code == 1 and "`pilothouse deploy nobody`" in done.stderr
 
 
-def test_run_streams_a_chat(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT)
+def test_run_streams_a_chat(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT)
     chunks = ['{"choices":[{"delta":{"content":"Good "}}]}', '{"choices":[{"delta":{"content":"day"}}]}', "[DONE]"]
-    fake_daemon.answers[("POST", "/v1/chat/completions")] = (200, chunks)
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (200, chunks)
     assert run("run", "tiny", "Say hello", "--max-tokens", "4").stdout == "Good day\n"
-    body = fake_daemon.asked[-1].body
+    body = scripted_daemon.asked[-1].body
     assert body["messages"] == [{"role": "user", "content": "Say hello"}] and body["max_tokens"] == 4
     assert run("run", "tiny", input="from a pipe").stdout == "Good day\n"
-    assert fake_daemon.asked[-1].body["messages"][0]["content"] == "from a pipe"
+    assert scripted_daemon.asked[-1].body["messages"][0]["content"] == "from a pipe"
     assert run("run", "tiny", input=" ").exit_code == 1
 
 
-def test_run_in_json_is_the_whole_answer(run: Run, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT)
+def test_run_in_json_is_the_whole_answer(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT)
     answer = {"choices": [{"message": {"content": "Good day"}}]}
-    fake_daemon.answers[("POST", "/v1/chat/completions")] = (200, answer)
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (200, answer)
     assert json.loads(run("run", "tiny", "Say hello", "--json").stdout) == answer
-    assert "stream" not in fake_daemon.asked[-1].body
+    assert "stream" not in scripted_daemon.asked[-1].body
 
 
 # --- runtimes and settings -------------------------------------------------------------------------------
 
 
-def test_runtimes(run: Run, fake_daemon: FakeDaemon):
+def test_runtimes(run: Run, scripted_daemon: ScriptedDaemon):
     item = {"name": "llamacpp-cpu", "engine": "llamacpp", "state": "available", "description": "compiled here"}
-    fake_daemon.answers[("GET", "/manage/v1/runtimes")] = (200, {"items": [item]})
-    fake_daemon.answers[("DELETE", "/manage/v1/runtimes/llamacpp-cpu")] = (200, {})
+    scripted_daemon.answers[("GET", "/manage/v1/runtimes")] = (200, {"items": [item]})
+    scripted_daemon.answers[("DELETE", "/manage/v1/runtimes/llamacpp-cpu")] = (200, {})
     assert "○ available" in run("runtime", "list").stdout
     assert json.loads(run("runtime", "list", "--json").stdout) == {"items": [item]}
     assert json.loads(run("runtime", "remove", "llamacpp-cpu", "--json").stdout) == {"removed": "llamacpp-cpu"}
@@ -394,11 +398,11 @@ def test_a_broken_settings_file_is_explained(run: Run, tmp_path: Path):
         assert done.exit_code == 1 and "setting port" in done.stderr
 
 
-def test_the_management_key_is_sent(run: Run, fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch):
+def test_the_management_key_is_sent(run: Run, scripted_daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PILOTHOUSE_MANAGEMENT_KEY", "captain")
-    fake_daemon.answers[("GET", "/manage/v1/models")] = (200, {"items": []})
+    scripted_daemon.answers[("GET", "/manage/v1/models")] = (200, {"items": []})
     run("models")
-    assert fake_daemon.asked[-1].headers["authorization"] == "Bearer captain"
+    assert scripted_daemon.asked[-1].headers["authorization"] == "Bearer captain"
 
 
 # --- the program -----------------------------------------------------------------------------------------

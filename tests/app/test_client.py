@@ -5,14 +5,14 @@ import socket
 import pytest
 
 from app.client import Client, ClientError, escape, problem
-from tests.support.fake_daemon import FakeDaemon
+from tests.support.scripted_daemon import ScriptedDaemon
 
 JOB = {"id": "j1", "kind": "download", "title": "downloading tiny", "state": "queued", "progress": 0.0}
 
 
 @pytest.fixture
-def client(fake_daemon: FakeDaemon):
-    with Client(fake_daemon.url, "secret") as client:
+def client(scripted_daemon: ScriptedDaemon):
+    with Client(scripted_daemon.url, "secret") as client:
         yield client
 
 
@@ -31,36 +31,36 @@ def test_every_protocols_error_envelope_is_understood(body: bytes, message: str,
     assert (error.message, error.hint, error.code, error.status) == (message, hint, code, 503)
 
 
-def test_the_key_and_the_body_are_sent(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
+def test_the_key_and_the_body_are_sent(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("POST", "/manage/v1/jobs")] = (202, JOB)
     assert client.post("/manage/v1/jobs", {"kind": "download", "ref": "tiny"}) == JOB
-    asked = fake_daemon.asked[-1]
+    asked = scripted_daemon.asked[-1]
     assert asked.headers["authorization"] == "Bearer secret"
     assert asked.body == {"kind": "download", "ref": "tiny"}
 
 
-def test_a_query_leaves_out_what_is_none(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("DELETE", "/manage/v1/models/tiny")] = (200, {})
+def test_a_query_leaves_out_what_is_none(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("DELETE", "/manage/v1/models/tiny")] = (200, {})
     client.delete("/manage/v1/models/tiny", version=None)
     client.delete("/manage/v1/models/tiny", version=2)
-    assert [asked.query for asked in fake_daemon.asked] == ["", "version=2"]
+    assert [asked.query for asked in scripted_daemon.asked] == ["", "version=2"]
 
 
-def test_a_name_stays_one_segment(client: Client, fake_daemon: FakeDaemon):
+def test_a_name_stays_one_segment(client: Client, scripted_daemon: ScriptedDaemon):
     with pytest.raises(ClientError) as caught:
         client.get(f"/manage/v1/models/{escape('../a b')}")
     assert caught.value.status == 404
-    assert fake_daemon.asked[-1].path == "/manage/v1/models/..%2Fa%20b"
+    assert scripted_daemon.asked[-1].path == "/manage/v1/models/..%2Fa%20b"
 
 
-def test_lists_are_read_to_their_last_page(client: Client, fake_daemon: FakeDaemon):
+def test_lists_are_read_to_their_last_page(client: Client, scripted_daemon: ScriptedDaemon):
     def page(asked):
         return 200, {"items": [2], "next_cursor": None} if "cursor=b" in asked.query else {
             "items": [1],
             "next_cursor": "b",
         }
 
-    fake_daemon.answers[("GET", "/manage/v1/jobs")] = page
+    scripted_daemon.answers[("GET", "/manage/v1/jobs")] = page
     assert client.items("/manage/v1/jobs", limit=1) == [1, 2]
 
 
@@ -72,56 +72,56 @@ def test_no_daemon_is_said_with_a_remedy():
     assert caught.value.status == 0 and "did not answer" in caught.value.message and caught.value.hint
 
 
-def test_an_answer_that_is_not_json_is_an_error(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/x")] = (200, b"hello")
+def test_an_answer_that_is_not_json_is_an_error(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/x")] = (200, b"hello")
     with pytest.raises(ClientError, match="did not answer with JSON"):
         client.get("/x")
 
 
-def test_a_job_is_followed_to_its_end(client: Client, fake_daemon: FakeDaemon):
+def test_a_job_is_followed_to_its_end(client: Client, scripted_daemon: ScriptedDaemon):
     states = [JOB | {"state": "running", "progress": share} for share in (0.1, 0.9)] + [JOB | {"state": "succeeded"}]
-    fake_daemon.state = {"job": {"j1": JOB}}
-    fake_daemon.script = [("job", "other", JOB | {"id": "other"}), *(("job", "j1", state) for state in states)]
+    scripted_daemon.state = {"job": {"j1": JOB}}
+    scripted_daemon.script = [("job", "other", JOB | {"id": "other"}), *(("job", "j1", state) for state in states)]
     seen: list[tuple[str, float]] = []
     job = client.wait_job(JOB, lambda state: seen.append((state["state"], state["progress"])))
     assert job["state"] == "succeeded"
     assert seen == [("queued", 0.0), ("queued", 0.0), ("running", 0.1), ("running", 0.9), ("succeeded", 0.0)]
 
 
-def test_a_job_that_ended_before_the_stream_opened_is_asked_for(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("GET", "/manage/v1/jobs/j1")] = (200, JOB | {"state": "succeeded"})
+def test_a_job_that_ended_before_the_stream_opened_is_asked_for(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/jobs/j1")] = (200, JOB | {"state": "succeeded"})
     assert client.wait_job(JOB)["state"] == "succeeded"
 
 
-def test_a_finished_job_needs_no_stream(client: Client, fake_daemon: FakeDaemon):
+def test_a_finished_job_needs_no_stream(client: Client, scripted_daemon: ScriptedDaemon):
     client.wait_job(JOB | {"state": "succeeded"})
-    assert fake_daemon.asked == []
+    assert scripted_daemon.asked == []
 
 
-def test_a_failed_job_raises_its_own_error(client: Client, fake_daemon: FakeDaemon):
+def test_a_failed_job_raises_its_own_error(client: Client, scripted_daemon: ScriptedDaemon):
     error = {"code": "insufficient_disk", "message": "needs 5.0 GB, 1.2 GB are free", "hint": "remove a model"}
-    fake_daemon.script = [("job", "j1", JOB | {"state": "failed", "error": error})]
-    fake_daemon.answers[("GET", "/manage/v1/jobs/j1")] = (200, JOB)
+    scripted_daemon.script = [("job", "j1", JOB | {"state": "failed", "error": error})]
+    scripted_daemon.answers[("GET", "/manage/v1/jobs/j1")] = (200, JOB)
     with pytest.raises(ClientError) as caught:
         client.wait_job(JOB)
     assert (caught.value.code, caught.value.message, caught.value.hint) == tuple(error.values())
 
 
-def test_a_daemon_that_stops_in_mid_job_is_an_error(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.state, fake_daemon.hang_up = {"job": {"j1": JOB}}, True
+def test_a_daemon_that_stops_in_mid_job_is_an_error(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.state, scripted_daemon.hang_up = {"job": {"j1": JOB}}, True
     with pytest.raises(ClientError, match="the daemon stopped during downloading tiny"):
         client.wait_job(JOB)
 
 
 @pytest.mark.parametrize("end", ["ready", "idle", "stopped"])
-def test_a_deployment_is_followed_until_it_stands(client: Client, fake_daemon: FakeDaemon, end: str):
+def test_a_deployment_is_followed_until_it_stands(client: Client, scripted_daemon: ScriptedDaemon, end: str):
     starting = {"route": "digits", "state": "starting"}
-    fake_daemon.state = {"deployment": {"digits": starting}}
-    fake_daemon.script = [("deployment", "digits", starting | {"state": end})]
+    scripted_daemon.state = {"deployment": {"digits": starting}}
+    scripted_daemon.script = [("deployment", "digits", starting | {"state": end})]
     assert client.wait_deployment(starting)["state"] == end
 
 
-def test_a_deployment_that_fails_raises_with_its_details(client: Client, fake_daemon: FakeDaemon):
+def test_a_deployment_that_fails_raises_with_its_details(client: Client, scripted_daemon: ScriptedDaemon):
     error = {
         "code": "engine_unavailable",
         "message": "no engine",
@@ -133,8 +133,8 @@ def test_a_deployment_that_fails_raises_with_its_details(client: Client, fake_da
     assert caught.value.code == "engine_unavailable" and caught.value.details["runtime"] == "llamacpp-cpu"
 
 
-def test_a_chat_is_streamed_and_counted(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("POST", "/v1/chat/completions")] = (
+def test_a_chat_is_streamed_and_counted(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (
         200,
         [
             '{"choices":[{"delta":{"role":"assistant"}}]}',
@@ -148,13 +148,13 @@ def test_a_chat_is_streamed_and_counted(client: Client, fake_daemon: FakeDaemon)
     messages = [{"role": "user", "content": "hi"}]
     assert list(client.stream_chat("tiny", messages, usage=usage, max_tokens=5)) == ["Good ", "morning"]
     assert usage == {"completion_tokens": 2}
-    body = fake_daemon.asked[-1].body
+    body = scripted_daemon.asked[-1].body
     assert body["model"] == "tiny" and body["messages"] == messages and body["max_tokens"] == 5 and body["stream"]
 
 
-def test_an_error_inside_a_stream_is_raised(client: Client, fake_daemon: FakeDaemon):
+def test_an_error_inside_a_stream_is_raised(client: Client, scripted_daemon: ScriptedDaemon):
     error = '{"error":{"message":"the worker died","type":"server_error","code":"replica_lost"}}'
-    fake_daemon.answers[("POST", "/v1/chat/completions")] = (
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (
         200,
         ['{"choices":[{"delta":{"content":"Go"}}]}', error],
     )
@@ -164,7 +164,7 @@ def test_an_error_inside_a_stream_is_raised(client: Client, fake_daemon: FakeDae
         next(pieces)
 
 
-def test_a_stream_that_is_refused_raises(client: Client, fake_daemon: FakeDaemon):
-    fake_daemon.answers[("POST", "/v1/chat/completions")] = (404, {"error": {"message": "no route tiny"}})
+def test_a_stream_that_is_refused_raises(client: Client, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (404, {"error": {"message": "no route tiny"}})
     with pytest.raises(ClientError, match="no route tiny"):
         list(client.stream_chat("tiny", []))

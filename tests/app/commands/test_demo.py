@@ -13,7 +13,7 @@ from app.cli import main
 from app.client import Client
 from app.commands import demo
 from app.paths import resource
-from tests.support.fake_daemon import Asked, FakeDaemon
+from tests.support.scripted_daemon import Asked, ScriptedDaemon
 
 CARD = json.loads((resource("digits") / "card.json").read_text(encoding="utf-8"))
 SERVED = {
@@ -47,9 +47,9 @@ class Digits:
 
 
 @pytest.fixture
-def digits(fake_daemon: FakeDaemon) -> Digits:
+def digits(scripted_daemon: ScriptedDaemon) -> Digits:
     model = Digits(CARD["held_out"] - CARD["correct"])
-    fake_daemon.answers |= {
+    scripted_daemon.answers |= {
         ("GET", "/manage/v1/models/digits"): (200, {"name": "digits"}),
         ("PUT", "/manage/v1/deployments/digits"): (200, SERVED),
         ("POST", "/v2/models/digits/infer"): model,
@@ -69,12 +69,14 @@ def digits(fake_daemon: FakeDaemon) -> Digits:
 
 
 @pytest.fixture
-def run(fake_daemon: FakeDaemon, tmp_path: Path) -> Callable[..., Result]:
-    fake_daemon.write_daemon_file(tmp_path)
+def run(scripted_daemon: ScriptedDaemon, tmp_path: Path) -> Callable[..., Result]:
+    scripted_daemon.write_daemon_file(tmp_path)
     return lambda *words: CliRunner().invoke(main, ["demo", "--headless", "--data-dir", str(tmp_path), *words])
 
 
-def test_it_measures_through_the_api_and_chats(run: Callable[..., Result], digits: Digits, fake_daemon: FakeDaemon):
+def test_it_measures_through_the_api_and_chats(
+    run: Callable[..., Result], digits: Digits, scripted_daemon: ScriptedDaemon
+):
     done = run()
     assert done.exit_code == 0, done.stderr
     assert sum(digits.batches) == CARD["held_out"] and max(digits.batches) == 32 and digits.batches.count(1) == 40
@@ -83,7 +85,7 @@ def test_it_measures_through_the_api_and_chats(run: Callable[..., Result], digit
         assert part in done.stdout
     curl = next(line for line in done.stdout.splitlines() if "curl" in line)
     assert len(json.loads(curl.split("-d '")[1].rstrip("'"))["inputs"][0]["data"]) == 64
-    assert fake_daemon.bodies("POST", "/manage/v1/jobs") == []  # everything was there
+    assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == []  # everything was there
 
 
 def test_in_json_it_is_one_document(run: Callable[..., Result], digits: Digits):
@@ -99,35 +101,37 @@ def test_another_accuracy_than_the_cards_is_a_failure(run: Callable[..., Result]
 
 
 def test_what_cannot_be_had_is_skipped_with_the_reason(
-    run: Callable[..., Result], digits: Digits, fake_daemon: FakeDaemon
+    run: Callable[..., Result], digits: Digits, scripted_daemon: ScriptedDaemon
 ):
     error = {"code": "source_unreachable", "message": "connection refused", "hint": "is this machine online?"}
-    fake_daemon.answers[("GET", "/manage/v1/engines")] = (200, {"items": []})
-    del fake_daemon.answers[("GET", f"/manage/v1/models/{demo.LANGUAGE_MODEL}")]
-    fake_daemon.answers[("GET", "/manage/v1/catalog")] = (200, {"items": [{"name": demo.LANGUAGE_MODEL}]})
-    fake_daemon.answers[("POST", "/manage/v1/jobs")] = (202, DOWNLOAD)
-    fake_daemon.script = [("job", "d", DOWNLOAD | {"state": "failed", "error": error})]
-    fake_daemon.state = {"job": {"d": DOWNLOAD}}
+    scripted_daemon.answers[("GET", "/manage/v1/engines")] = (200, {"items": []})
+    del scripted_daemon.answers[("GET", f"/manage/v1/models/{demo.LANGUAGE_MODEL}")]
+    scripted_daemon.answers[("GET", "/manage/v1/catalog")] = (200, {"items": [{"name": demo.LANGUAGE_MODEL}]})
+    scripted_daemon.answers[("POST", "/manage/v1/jobs")] = (202, DOWNLOAD)
+    scripted_daemon.script = [("job", "d", DOWNLOAD | {"state": "failed", "error": error})]
+    scripted_daemon.state = {"job": {"d": DOWNLOAD}}
     done = run()
     assert done.exit_code == 0
     assert (
         f"skipped     pulling {demo.LANGUAGE_MODEL}: the package index did not answer — is this machine online?"
         in done.stdout
     )
-    assert [body["kind"] for body in fake_daemon.bodies("POST", "/manage/v1/jobs")] == ["runtime", "download"]
+    assert [body["kind"] for body in scripted_daemon.bodies("POST", "/manage/v1/jobs")] == ["runtime", "download"]
 
 
-def test_seconds_end_it_while_the_work_goes_on(run: Callable[..., Result], digits: Digits, fake_daemon: FakeDaemon):
-    del fake_daemon.answers[("GET", f"/manage/v1/models/{demo.LANGUAGE_MODEL}")]
-    fake_daemon.answers[("GET", "/manage/v1/catalog")] = (200, {"items": [{"name": demo.LANGUAGE_MODEL}]})
-    fake_daemon.answers[("POST", "/manage/v1/jobs")] = (202, DOWNLOAD)
-    fake_daemon.state = {"job": {"d": DOWNLOAD}}  # and it stays so
+def test_seconds_end_it_while_the_work_goes_on(
+    run: Callable[..., Result], digits: Digits, scripted_daemon: ScriptedDaemon
+):
+    del scripted_daemon.answers[("GET", f"/manage/v1/models/{demo.LANGUAGE_MODEL}")]
+    scripted_daemon.answers[("GET", "/manage/v1/catalog")] = (200, {"items": [{"name": demo.LANGUAGE_MODEL}]})
+    scripted_daemon.answers[("POST", "/manage/v1/jobs")] = (202, DOWNLOAD)
+    scripted_daemon.state = {"job": {"d": DOWNLOAD}}  # and it stays so
     done = run("--seconds", "0.5")
     assert done.exit_code == 0 and f"goes on     {demo.LANGUAGE_MODEL} is still on its way" in done.stdout
-    assert not [asked for asked in fake_daemon.asked if asked.path.endswith("cancel")]
+    assert not [asked for asked in scripted_daemon.asked if asked.path.endswith("cancel")]
 
 
-def test_traffic_rotates_the_images_and_survives_errors(digits: Digits, fake_daemon: FakeDaemon, monkeypatch):
+def test_traffic_rotates_the_images_and_survives_errors(digits: Digits, scripted_daemon: ScriptedDaemon, monkeypatch):
     monkeypatch.setattr(demo, "TRAFFIC_PER_S", 1000.0)
     stop, seen = threading.Event(), []
 
@@ -137,8 +141,8 @@ def test_traffic_rotates_the_images_and_survives_errors(digits: Digits, fake_dae
             stop.set()
         return (503, {"error": "starting"}) if len(seen) == 1 else digits(asked)
 
-    fake_daemon.answers[("POST", "/v2/models/digits/infer")] = answer
-    with Client(fake_daemon.url) as client:
+    scripted_daemon.answers[("POST", "/v2/models/digits/infer")] = answer
+    with Client(scripted_daemon.url) as client:
         demo.send_traffic(client, stop)
     images, _ = demo.held_out()
     assert seen == [tuple(image.ravel().tolist()) for image in images[:6]]
