@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.jobs.runner import Context
-from app.workers.runtimes import Installed, Runtimes
+from app.workers.installation import Installed
+from app.workers.runtimes import Runtimes
 
 
 class InstallRuntime:

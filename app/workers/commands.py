@@ -44,6 +44,9 @@ async def run(
 
     Raises `EngineFailed` with ``failure`` and the last lines when it does not exit with 0.
     """
+    flags = 0
+    if sys.platform == "win32":
+        flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS if low_priority else 0
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -52,7 +55,7 @@ async def run(
         env={**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"},
         limit=_LINE_BYTES,
         start_new_session=os.name == "posix",
-        creationflags=subprocess.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" and low_priority else 0,
+        creationflags=flags,
     )
     tail: deque[str] = deque(maxlen=_TAIL)
     try:
