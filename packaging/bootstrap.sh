@@ -30,14 +30,10 @@ find_python() {
 
 # --- what the system must have -------------------------------------------------------------------------
 
-missing= # Debian packages
-need() { # PACKAGE... : those that are not installed
-    for package in "$@"; do
-        case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true) in
-        *" installed") ;;
-        *) missing="$missing $package" ;;
-        esac
-    done
+missing= # what Debian calls it
+libraries=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null || true)
+need() { # LIBRARY PACKAGE
+    case $libraries in *"$1"*) ;; *) missing="$missing $2" ;; esac
 }
 
 python=$(find_python)
@@ -51,11 +47,20 @@ if ! have c++ && ! have g++ && ! have clang++; then missing="$missing g++"; fi
 if ! have cmake; then missing="$missing cmake"; fi
 if ! have make; then missing="$missing make"; fi
 # What Qt loads. The demo without a display opens no window and needs none of it.
-if have dpkg-query && { [ "$purpose" = test ] || [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; }; then
-    need libegl1 libgl1 libglib2.0-0 libdbus-1-3 libfontconfig1 libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0 \
-        libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xkb1
+if [ -n "$libraries" ] && { [ "$purpose" = test ] || [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; }; then
+    need libEGL.so.1 libegl1
+    need libGL.so.1 libgl1
+    need libglib-2.0.so.0 libglib2.0-0
+    need libdbus-1.so.3 libdbus-1-3
+    need libfontconfig.so.1 libfontconfig1
+    need libxkbcommon.so.0 libxkbcommon0
+    need libxkbcommon-x11.so.0 libxkbcommon-x11-0
+    for name in cursor.so.0 icccm.so.4 image.so.0 keysyms.so.1 randr.so.0 render-util.so.0 shape.so.0 xkb.so.1; do
+        need "libxcb-$name" "libxcb-${name%.so.*}${name##*.so.}"
+    done
+    need libwayland-cursor.so.0 libwayland-cursor0
 fi
-if have dpkg-query && [ "$purpose" = test ]; then need xvfb; fi
+if [ "$purpose" = test ] && ! have Xvfb; then missing="$missing xvfb"; fi
 
 if [ -n "$missing" ]; then
     install="apt-get install -y --no-install-recommends$missing"
@@ -72,9 +77,9 @@ if [ -n "$missing" ]; then
     export DEBIAN_FRONTEND=noninteractive
     # Another apt at work is waited for, not failed on.
     apt="apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0"
-    $apt update >&2
+    $apt update >/dev/null
     # shellcheck disable=SC2086
-    $apt install -y --no-install-recommends $missing >&2
+    $apt install -y --no-install-recommends $missing >/dev/null
     python=$(find_python)
     if [ -z "$python" ]; then
         say "Python 3.11 or later is needed, and this system's packages have none: install it and set PYTHON to its path."
