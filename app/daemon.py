@@ -26,7 +26,9 @@ from app.db import Store
 from app.deployments.reconciler import Reconciler
 from app.errors import BadSetting, Conflict
 from app.events import Bus
-from app.jobs.runner import Jobs
+from app.jobs.download import Download
+from app.jobs.runner import Handler, Jobs
+from app.jobs.runtime import InstallRuntime
 from app.monitoring import logs
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
@@ -76,7 +78,11 @@ class House:
             dataplane=self.dataplane,
             settings=settings,
         )
-        self.jobs = Jobs(store, self.bus, settings, data, self.registry, self.catalog, self.runtimes)
+        handlers: dict[str, Handler] = {
+            "download": Download(settings, data, self.registry, self.catalog),
+            "runtime": InstallRuntime(self.runtimes),
+        }
+        self.jobs = Jobs(store, self.bus, settings, data.logs / "jobs", handlers)
         manage = Manage(
             bus=self.bus,
             registry=self.registry,
@@ -105,6 +111,7 @@ class House:
     async def open(self) -> None:
         await self.registry.load()
         await self.registry.ensure_embedded()
+        await self.runtimes.start()
         await self.jobs.start()
         await self.reconciler.load()
         self._tasks = [
@@ -197,6 +204,7 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,

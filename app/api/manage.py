@@ -68,7 +68,7 @@ class Manage:
         name = request.params["runtime"]
         if self.reconciler.uses_runtime(name):
             raise Conflict(f"{name} is in use by a deployment", hint="undeploy it first")
-        await asyncio.to_thread(self.runtimes.remove, name)
+        await self.runtimes.remove(name)
         self.prober.forget()
         return json({})
 

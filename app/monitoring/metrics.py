@@ -37,6 +37,10 @@ class RouteMetrics:
         self.running = self.waiting = 0
         self.kv_used = 0.0
 
+    def blank(self) -> "RouteMetrics":
+        """The same route before anything was counted."""
+        return RouteMetrics(self.name, self.model, self.version, self.kind, self.engine)
+
     @property
     def failed_total(self) -> int:
         return sum(self.failures.values())

@@ -151,8 +151,9 @@ class Sampler:
         for name, route in routes.items():
             window = self._windows.get(name)
             if window is None or window[-1].route is not route:
-                window = self._windows[name] = deque([_Snapshot(route, now_s, None)])
-                continue  # the first second of a route gives no rate
+                # What a new route answered before its first sample belongs to that sample.
+                window = self._windows[name] = deque([_Snapshot(route.blank(), now_s - PERIOD_S, None)])
+                window[0].route = route
             now = _Snapshot(route, now_s, window[-1])
             window.append(now)
             while window[1].now_s <= now_s - WINDOW_S + PERIOD_S / 2:

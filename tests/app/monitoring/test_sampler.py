@@ -110,7 +110,7 @@ def test_another_version_begins_anew_and_its_route_goes_on(metrics: Metrics, bus
     second.answered(0.01, 0.0, 0.0)
     sampler.sample(3.0)
     assert (shown(bus).requests_per_s, shown(bus).requests_total) == (1, 1)
-    assert len(sampler.series.history("route:digits", 3600, 3.0)) == 2
+    assert len(sampler.series.history("route:digits", 3600, 3.0)) == 4
 
 
 def test_a_route_that_is_gone_is_removed(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:

@@ -1,0 +1,164 @@
+"""What is killed, and what is broken on purpose."""
+
+import os
+import signal
+import threading
+
+import httpx2
+import psutil
+import pytest
+
+from tests.support.daemon import gone_within, until
+
+BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}]}
+
+
+class Load:
+    """A bounded number of requests from several threads; every answer is kept."""
+
+    def __init__(self, url, route, clients=8):
+        self.statuses = []
+        self._stop = threading.Event()
+        self._url = f"{url}/v2/models/{route}/infer"
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self):
+        with httpx2.Client(timeout=30) as http:
+            for _ in range(5000):
+                if self._stop.is_set():
+                    return
+                self.statuses.append(http.post(self._url, json=BODY).status_code)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_killed_worker_fails_only_what_was_in_it_and_comes_back(daemon, echo_model):
+    daemon.pull(echo_model(delay_ms=5))
+    before = daemon.deploy("echo", settings={"max_batch_size": 2})
+    worker = before["replicas"][0]["pid"]
+    with Load(daemon.url, "echo") as load:
+        until(lambda: len(load.statuses) > 50)
+        os.kill(worker, signal.SIGKILL)
+        after = daemon.wait(
+            "deployment", "echo", lambda d: d["state"] == "ready" and d["replicas"][0]["pid"] not in (worker, None)
+        )
+        count = len(load.statuses)
+        until(lambda: len(load.statuses) > count + 50)
+    assert set(load.statuses) <= {200, 503}
+    assert load.statuses.count(503) <= 2  # one batch of at most two requests was in it
+    assert load.statuses[-20:] == [200] * 20
+    assert after["replicas"][0]["restarts"] == 1
+
+
+def test_a_killed_daemon_leaves_no_worker_and_brings_everything_back(daemon, echo_model):
+    daemon.pull(echo_model())
+    daemon.deploy("digits")
+    daemon.deploy("echo", "parrot", replicas=2)
+    daemon.put("/manage/v1/deployments/resting", {"model": "echo", "stopped": True})
+    workers = daemon.workers()
+    assert len(workers) == 3
+    daemon.kill()
+    assert gone_within(workers, 2) == []
+    daemon.start()
+    for route in ("digits", "parrot"):
+        state = daemon.wait("deployment", route, lambda d: d["state"] in ("ready", "failed"))
+        assert state["state"] == "ready", state["error"]
+    states = {d["route"]: d["state"] for d in daemon.get("/manage/v1/deployments")["items"]}
+    assert states == {"digits": "ready", "parrot": "ready", "resting": "stopped"}
+    assert daemon.post("/v2/models/parrot/infer", BODY)["outputs"][0]["data"] == [1.0, 2.0]
+
+
+def test_a_stopped_daemon_ends_its_workers_and_removes_its_file(daemon, echo_model):
+    daemon.deploy("digits")
+    workers = daemon.workers()
+    assert (daemon.data_dir / "daemon.json").exists()
+    assert daemon.stop() == 0
+    assert gone_within(workers, 2) == []
+    assert not (daemon.data_dir / "daemon.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "random", "text"])
+def test_a_broken_file_is_an_error_on_the_job_and_the_daemon_goes_on(daemon, tmp_path, damage):
+    from app.paths import resource
+
+    whole = resource("digits/digits.onnx").read_bytes()
+    content = {"truncated": whole[: len(whole) // 2], "random": os.urandom(5000), "text": b"hello\n" * 500}[damage]
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    job = daemon.job(kind="download", ref=f"file:{path}")
+    if job["state"] == "succeeded":  # it looked like a model until an engine read it
+        state = daemon.deploy("broken")
+        assert state["state"] == "failed"
+        error = state["error"]
+    else:
+        error = job["error"]
+    assert error["code"] == "bad_model"
+    assert "broken.onnx" in error["message"]
+    assert error["hint"]
+    assert daemon.get("/health/ready") == {"status": "ready"}
+
+
+def test_a_model_that_crashes_its_worker_again_and_again_is_given_up(daemon, echo_model):
+    daemon.pull(echo_model(load_crash=True))
+    state = daemon.deploy("echo")
+    assert state["state"] == "failed"
+    assert "asked to crash" in state["error"]["message"]
+    reply = daemon.http.post("/v2/models/echo/infer", json=BODY)
+    assert reply.status_code == 503
+    assert "failed" in reply.json()["error"]
+
+
+def test_a_full_queue_answers_503_on_v2_and_loses_nothing_accepted(daemon, echo_model):
+    daemon.pull(echo_model(delay_ms=100))
+    daemon.deploy("echo", settings={"max_batch_size": 1, "queue_limit": 2})
+    statuses, threads = [], []
+    for _ in range(12):
+        thread = threading.Thread(
+            target=lambda: statuses.append(httpx2.post(f"{daemon.url}/v2/models/echo/infer", json=BODY).status_code)
+        )
+        thread.start()
+        threads.append(thread)
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 3
+
+
+def test_undeploying_and_removing(daemon, echo_model):
+    daemon.pull(echo_model())
+    state = daemon.deploy("echo")
+    refusal = daemon.http.delete("/manage/v1/models/echo")
+    assert refusal.status_code == 409
+    assert "echo" in refusal.json()["error"]["hint"]
+    assert daemon.http.delete("/manage/v1/deployments/echo").status_code == 200
+    assert not psutil.pid_exists(state["replicas"][0]["pid"])
+    assert daemon.http.delete("/manage/v1/models/echo").status_code == 200
+    assert daemon.http.get("/manage/v1/models/echo").status_code == 404
+
+
+def test_a_bad_declaration_names_the_field_and_changes_nothing(daemon):
+    def refused(body):
+        reply = daemon.http.put("/manage/v1/deployments/digits", json=body)
+        assert reply.status_code in (400, 404), reply.text
+        return reply.json()["error"]
+
+    assert refused({"model": "digits", "settings": {"nonsense": 1}})["details"]["field"] == "settings.nonsense"
+    assert refused({"model": "digits", "settings": {"max_batch_size": 0}})["details"]["field"] == "settings.max_batch_size"
+    assert refused({"model": "digits", "replicas": 0})["details"]["field"] == "replicas"
+    assert refused({"model": "nobody"})["code"] == "model_not_found"
+    assert "modle" in refused({"modle": "digits"})["message"]
+    assert daemon.get("/manage/v1/deployments")["items"] == []
+
+
+def test_an_impossible_device_is_a_failed_deployment_that_says_so(daemon):
+    state = daemon.deploy("digits", device="cuda:7")
+    assert state["state"] == "failed"
+    assert "cuda:7" in state["error"]["message"]
