@@ -63,14 +63,13 @@ fi
 if [ "$purpose" = test ] && ! have Xvfb; then missing="$missing xvfb"; fi
 
 if [ -n "$missing" ]; then
-    install="apt-get install -y --no-install-recommends$missing"
     if ! have apt-get; then
         say "This needs, under the names that Debian gives them:$missing"
         say "Install them with the package manager of this system, then run make $purpose again."
         exit 1
     elif [ "$(id -u)" != 0 ]; then
         say "Some system packages are missing. This command installs them; then run make $purpose again:"
-        say "  sudo $install"
+        say "  sudo sh -c 'apt-get update && apt-get install -y --no-install-recommends$missing'"
         exit 1
     fi
     say "installing system packages:$missing"
