@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -145,7 +146,7 @@ class House:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn, told apart: it announces that it serves, and its signals also end the event streams."""
+    """Uvicorn that announces when it serves, and whose end also ends the event streams."""
 
     def __init__(self, config: uvicorn.Config, started: Any, house: House):
         super().__init__(config)
@@ -155,6 +156,17 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._announce()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but it does not raise the signal again: our own clean-up comes after `serve`."""
+        signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGBREAK] if sys.platform == "win32" else [])]
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._house.stopping.set()
@@ -245,8 +257,6 @@ def run(settings: Settings, sources: dict[str, str], data: DataDir) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings, sources, data))
-    except KeyboardInterrupt:
-        pass  # uvicorn raises it again after a clean stop
     finally:
         lock.release()
     return 0

@@ -137,7 +137,7 @@ class Download:
         expected = {output.path: output.sha256 for output in outputs if output.sha256}
         primary = outputs[0]
         try:
-            facts = await asyncio.to_thread(formats.inspect, files[0])
+            facts = await asyncio.to_thread(formats.inspect, files[0], primary.path)
         except ArtifactCorrupt:
             # Where the digest is known, damage on the way is the better answer than a bad model.
             if primary.sha256:

@@ -23,13 +23,14 @@ class Facts:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def inspect(path: Path) -> Facts:
-    """What the file at ``path`` is. Blocks; reads the headers only.
+def inspect(path: Path, name: str = "") -> Facts:
+    """What the file at ``path`` is, called ``name`` in errors. Blocks; reads the headers only.
 
     Raises `ArtifactCorrupt` with code ``bad_model`` for a file that is neither GGUF nor ONNX, or cut short.
     """
+    name = name or path.name
     if path.stat().st_size == 0:
-        raise _bad(path, "it is empty")
+        raise _bad(name, "it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             if content[:4] == b"GGUF":
@@ -39,12 +40,12 @@ def inspect(path: Path) -> Facts:
             return _onnx(_Reader(content))
         except (struct.error, IndexError, ValueError, UnicodeDecodeError, OverflowError) as error:
             reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
-            raise _bad(path, reason) from None
+            raise _bad(name, reason) from None
 
 
-def _bad(path: Path, reason: str) -> ArtifactCorrupt:
+def _bad(name: str, reason: str) -> ArtifactCorrupt:
     return ArtifactCorrupt(
-        f"{path.name} is not a model that can be loaded: {reason}",
+        f"{name} is not a model that can be loaded: {reason}",
         hint="a model is a whole GGUF or ONNX file; fetch it again, or choose another file",
         code="bad_model",
     )
