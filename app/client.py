@@ -176,14 +176,23 @@ class Client:
         self, route: str, messages: list[dict[str, str]], *, usage: dict[str, Any] | None = None, **options: Any
     ) -> Iterator[str]:
         """The answer, piece by piece. What the server counted is put into ``usage`` when the stream ends."""
-        body = {
-            "model": route,
-            "messages": messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **options,
-        }
-        for _, data in self._stream("POST", "/v1/chat/completions", body):
+        body = {"model": route, "messages": messages, **options}
+        for choice in self._choices("/v1/chat/completions", body, usage):
+            if text := choice.get("delta", {}).get("content"):
+                yield text
+
+    def stream_text(
+        self, route: str, prompt: str, *, usage: dict[str, Any] | None = None, **options: Any
+    ) -> Iterator[str]:
+        """How ``prompt`` goes on, piece by piece; ``usage`` as in `stream_chat`."""
+        body = {"model": route, "prompt": prompt, **options}
+        for choice in self._choices("/v1/completions", body, usage):
+            if text := choice.get("text"):
+                yield text
+
+    def _choices(self, path: str, body: dict[str, Any], usage: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+        streamed = {"stream": True, "stream_options": {"include_usage": True}}
+        for _, data in self._stream("POST", path, body | streamed):
             if data == "[DONE]":
                 return
             chunk = json.loads(data)
@@ -191,9 +200,7 @@ class Client:
                 raise problem(200, data.encode())
             if usage is not None and chunk.get("usage"):
                 usage.update(chunk["usage"])
-            for choice in chunk.get("choices", ()):
-                if text := choice.get("delta", {}).get("content"):
-                    yield text
+            yield from chunk.get("choices", ())
 
     # --- waiting -------------------------------------------------------------------------------------------
 
@@ -229,6 +236,7 @@ class Client:
                 deployment = state or self.get(path)
                 report(deployment)
                 if deployment["state"] in DEPLOYMENT_ENDS:
+                    deployment = self.get(path)  # with what the engine said of itself
                     break
         if deployment["state"] == "failed":
             raise failure(deployment.get("error"), f"{deployment['route']} could not be started")

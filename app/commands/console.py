@@ -123,7 +123,7 @@ class Progress:
 
     def deployment(self, deployment: dict[str, Any]) -> None:
         """Show the state of a deployment beside a title that says what is waited for."""
-        self.update(None, "" if deployment["state"] == "starting" else deployment["state"])
+        self.update(None, "" if deployment["state"] in ("starting", "ready") else deployment["state"])
 
     def _words(self, share: float | None, text: str) -> str:
         return "  ".join(part for part in (self._title, "" if share is None else f"{share:4.0%}", text) if part)

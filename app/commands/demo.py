@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 ROUTE = "digits"
 LANGUAGE_MODEL = "gemma-3-270m"
 LANGUAGE_RUNTIME = "llamacpp-cpu"
-PROMPT = "Name three things that a ship's pilot watches."
-ANSWER_TOKENS = 48
+QUESTION = "Name three things that a ship's pilot watches."
+SENTENCE = "A lighthouse is"
+ANSWER_TOKENS = 32
 BATCH = 32
 SINGLES = 40
 TRAFFIC_PER_S = 25.0
@@ -74,7 +75,7 @@ class Demo:
 
     def _digits(self) -> None:
         served = deploy.deploy(self._session, ROUTE, {"model": "digits"}, install=True, detach=False)
-        self._line("digits", f"served by {served['engine']} {served.get('engine_version') or ''} on {served['device']}")
+        self._line("digits", f"served by {engine(served)}")
         if served.get("decision"):
             self._line("", served["decision"]["reason"])
         card = json.loads((resource("digits") / "card.json").read_text(encoding="utf-8"))
@@ -158,23 +159,23 @@ class Demo:
         """Install, pull, deploy, chat; says what it could not do and why."""
         step = "asking for its engine"
         try:
-            engine = self._runtime_job()
+            build = self._runtime_job()
             step = f"pulling {LANGUAGE_MODEL}"
             if download := deploy.missing_model(self._session, LANGUAGE_MODEL):
                 self._follow(download)
             self._line("model", f"{LANGUAGE_MODEL} is here")
             step = f"installing {LANGUAGE_RUNTIME}"
-            if engine:
-                self._follow(engine)
+            if build:
+                self._follow(build)
                 self._line("llama.cpp", "is installed")
             step = f"starting {LANGUAGE_MODEL}"
             spec = {"model": LANGUAGE_MODEL}
             served = deploy.deploy(self._session, LANGUAGE_MODEL, spec, install=False, detach=False)
-            self._line("served", f"by {served['engine']} {served.get('engine_version') or ''} on {served['device']}")
+            self._line("served", f"by {engine(served)}")
             for note in served.get("notes", ()):
                 self._line("note", note)
-            step = "the chat"
-            self._chat()
+            step = "talking"
+            self._talk(served)
         except PilothouseError as error:
             if self._over:
                 return  # the connection was closed under us: the demo has ended
@@ -186,7 +187,7 @@ class Demo:
     def _runtime_job(self) -> dict[str, Any] | None:
         """The job that installs llama.cpp; `None` if it can be used already."""
         engines = self._client.items("/manage/v1/engines")
-        if any(engine["usable"] and engine["name"].startswith("llamacpp") for engine in engines):
+        if any(entry["usable"] and entry["name"] == "llamacpp" for entry in engines):
             return None
         self._line("llama.cpp", "compiles for this processor in the background: about 8 minutes on 2 cores")
         return self._session.start_job(kind="runtime", runtime=LANGUAGE_RUNTIME)
@@ -195,29 +196,44 @@ class Demo:
         with Progress(f"{'':<11} {job['title']}") as progress:
             self._client.wait_job(job, progress.job)
 
-    def _chat(self) -> None:
-        self._line("you", PROMPT)
-        click.echo(f"{'gemma':<11} ", nl=False, err=self._session.as_json)
+    def _talk(self, served: dict[str, Any]) -> None:
+        """A chat; a base model, which knows no turns, is given the beginning of a sentence instead."""
         usage: dict[str, Any] = {}
-        messages = [{"role": "user", "content": PROMPT}]
-        began, first, pieces = time.perf_counter(), 0.0, []
-        for piece in self._client.stream_chat(LANGUAGE_MODEL, messages, usage=usage, max_tokens=ANSWER_TOKENS):
-            first = first or time.perf_counter()
-            pieces.append(piece)
-            click.echo(piece.replace("\n", "\n" + " " * 12), nl=False, err=self._session.as_json)
+        options: dict[str, Any] = {"usage": usage, "max_tokens": ANSWER_TOKENS, "temperature": 0.0}
+        if served.get("chat_template") == "chatml":
+            self._line("", "a base model: it goes on with a text rather than answers")
+            label, prompt = "text", SENTENCE
+            answer = self._client.stream_text(LANGUAGE_MODEL, SENTENCE, **options)
+        else:
+            label, prompt = "you", QUESTION
+            messages = [{"role": "user", "content": QUESTION}]
+            answer = self._client.stream_chat(LANGUAGE_MODEL, messages, **options)
+        self._line(label, prompt)
+        click.echo(f"{'gemma':<11} ", nl=False, err=self._session.as_json)
+        pieces: list[str] = []
+        began, first_s = time.perf_counter(), None
+        for piece in answer:
+            first_s = first_s or time.perf_counter() - began
+            text = piece if pieces else piece.lstrip()
+            pieces.append(text)
+            click.echo(text.replace("\n", "\n" + " " * 12), nl=False, err=self._session.as_json)
         took_s = time.perf_counter() - began
         click.echo(err=self._session.as_json)
         tokens = usage.get("completion_tokens", 0)
-        ttft_ms = (first - began) * 1000 if first else None
-        self._line(
-            "", f"{tokens} tokens in {took_s:.1f} s" + (f", the first after {ttft_ms:.0f} ms" if ttft_ms else "")
-        )
+        first = f", the first after {first_s * 1000:.0f} ms" if first_s else ""
+        self._line("", f"{tokens} tokens in {took_s:.1f} s{first}")
         self.result["language"] = {
+            "prompt": prompt,
             "answer": "".join(pieces),
             "tokens": tokens,
-            "seconds": took_s,
-            "ttft_ms": ttft_ms,
+            "duration_s": took_s,
+            "ttft_ms": first_s and first_s * 1000,
         }
+
+
+def engine(served: dict[str, Any]) -> str:
+    name = " ".join(filter(None, (served["engine"], served.get("engine_version"))))
+    return f"{name} on {served['device']}"
 
 
 def held_out() -> tuple["np.ndarray", "np.ndarray"]:

@@ -176,6 +176,7 @@ def test_deploy_says_engine_reason_and_address(run: Run, scripted_daemon: Script
         200,
         READY | {"route": "pets", "state": "starting"},
     )
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/pets")] = (200, READY | {"route": "pets"})
     scripted_daemon.state["deployment"] = {"pets": READY | {"route": "pets"}}
     done = run(
         "deploy",

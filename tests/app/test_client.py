@@ -116,9 +116,11 @@ def test_a_daemon_that_stops_in_mid_job_is_an_error(client: Client, scripted_dae
 @pytest.mark.parametrize("end", ["ready", "idle", "stopped"])
 def test_a_deployment_is_followed_until_it_stands(client: Client, scripted_daemon: ScriptedDaemon, end: str):
     starting = {"route": "digits", "state": "starting"}
+    whole = starting | {"state": end, "engine_version": "1.32.0"}
     scripted_daemon.state = {"deployment": {"digits": starting}}
     scripted_daemon.script = [("deployment", "digits", starting | {"state": end})]
-    assert client.wait_deployment(starting)["state"] == end
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/digits")] = (200, whole)
+    assert client.wait_deployment(starting) == whole
 
 
 def test_a_deployment_that_fails_raises_with_its_details(client: Client, scripted_daemon: ScriptedDaemon):

@@ -21,7 +21,7 @@ SERVED = {
     "engine": "onnxruntime", "engine_version": "1.32.0", "device": "cpu", "spec": {"model": "digits"},
     "decision": {"reason": "it reads ONNX", "candidates": []}, "inputs": [], "notes": [],
 }  # fmt: skip
-CHAT = SERVED | {"route": demo.LANGUAGE_MODEL, "engine": "llamacpp", "notes": ["ChatML stands in"]}
+CHAT = SERVED | {"route": demo.LANGUAGE_MODEL, "engine": "llamacpp", "chat_template": "gguf", "notes": ["read this"]}
 USABLE = [{"name": "llamacpp", "usable": True}]
 DOWNLOAD = {"id": "d", "kind": "download", "title": "downloading", "state": "queued", "progress": 0.0}
 
@@ -81,11 +81,19 @@ def test_it_measures_through_the_api_and_chats(
     assert done.exit_code == 0, done.stderr
     assert sum(digits.batches) == CARD["held_out"] and max(digits.batches) == 32 and digits.batches.count(1) == 40
     assert f"({CARD['correct']} of {CARD['held_out']}); its card says {CARD['accuracy']:.2%}" in done.stdout
-    for part in ("onnxruntime 1.32.0 on cpu", "it reads ONNX", "ChatML stands in", "Wind and tide", "3 tokens in"):
+    for part in ("onnxruntime 1.32.0 on cpu", "it reads ONNX", "read this", "Wind and tide", "3 tokens in"):
         assert part in done.stdout
     curl = next(line for line in done.stdout.splitlines() if "curl" in line)
     assert len(json.loads(curl.split("-d '")[1].rstrip("'"))["inputs"][0]["data"]) == 64
     assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == []  # everything was there
+
+
+def test_a_base_model_goes_on_with_a_text(run: Callable[..., Result], digits: Digits, scripted_daemon: ScriptedDaemon):
+    base = CHAT | {"chat_template": "chatml"}
+    scripted_daemon.answers[("PUT", f"/manage/v1/deployments/{demo.LANGUAGE_MODEL}")] = (200, base)
+    scripted_daemon.answers[("POST", "/v1/completions")] = (200, ['{"choices":[{"text":" a tower"}]}', "[DONE]"])
+    assert "gemma       a tower\n" in run().stdout
+    assert scripted_daemon.bodies("POST", "/v1/completions")[0]["prompt"] == demo.SENTENCE
 
 
 def test_in_json_it_is_one_document(run: Callable[..., Result], digits: Digits):
