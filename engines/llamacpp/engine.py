@@ -138,7 +138,7 @@ class LlamaCppEngine:
             events += [self._advance(self._answers[s.id], row) for s, row in zip(sampling, logits, strict=True)]
         except KvFull:
             # The scheduler counts cells, so this means that llama.cpp needs more of them than we think.
-            if not self._scheduler.preempt():
+            if not self._scheduler.make_room():
                 events += self._fail(plan, "out_of_memory", "the key-value memory is full")
         except EngineError as error:
             events += self._fail(plan, error.code, error.message)

@@ -37,15 +37,12 @@ class Work:
     sequence: Sequence
     start: int
     count: int
+    samples: bool
+    """Whether this reaches the end of the sequence, so that a new token can be drawn."""
 
     @property
     def tokens(self) -> list[int]:
         return self.sequence.tokens[self.start : self.start + self.count]
-
-    @property
-    def samples(self) -> bool:
-        """Whether this reaches the end of the sequence, so that a new token can be drawn."""
-        return self.start + self.count == len(self.sequence.tokens)
 
 
 @dataclass
@@ -64,6 +61,8 @@ class Scheduler:
         self._slots = slots
         self._busy_budget, self._idle_budget = busy_budget, idle_budget
         self._kv_tokens = kv_tokens
+        self._room = kv_tokens
+        """What may be planned with: less than there is after `make_room`, until nothing runs."""
         self._queue_limit = queue_limit
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # in order of arrival
@@ -98,7 +97,8 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """The next step; no work when there is nothing to do. `commit` it after decoding."""
-        self._make_room()
+        while self._needed() > self._room and len(self._running) > 1:
+            self._preempt()
         self._admit()
         work = self._share_budget()
         actions, self._actions = self._actions, []
@@ -110,15 +110,14 @@ class Scheduler:
             self._slots.grow(work.sequence.slot, work.tokens)
             work.sequence.computed += work.count
 
-    def preempt(self) -> bool:
-        """Send the youngest running sequence back to the head of the queue, to be computed again later; False
-        where only one runs, which would help nobody."""
-        if len(self._running) < 2:
-            return False
-        youngest = self._running.pop()
-        self._release(youngest, keep=False)
-        self._waiting.appendleft(youngest)
-        return True
+    def make_room(self) -> bool:
+        """The memory could not take the last plan after all: plan with less. False where a single sequence does
+        not fit, which waiting would not change."""
+        if forget := self._slots.evict():
+            self._actions.append(forget)
+            return True
+        self._room = self._needed() - 1
+        return len(self._running) > 1
 
     def _release(self, sequence: Sequence, keep: bool) -> None:
         if action := self._slots.release(sequence.slot, keep):
@@ -128,15 +127,19 @@ class Scheduler:
     def _needed(self) -> int:
         return sum(len(s.tokens) for s in self._running)
 
-    def _make_room(self) -> None:
-        while self._needed() > self._kv_tokens and self.preempt():
-            pass
+    def _preempt(self) -> None:
+        """Send the youngest back to the head of the queue, to be computed again later."""
+        youngest = self._running.pop()
+        self._release(youngest, keep=False)
+        self._waiting.appendleft(youngest)
 
     def _admit(self) -> None:
+        if not self._running:
+            self._room = self._kv_tokens
         while self._waiting and self._slots.has_free:
             # One cell of headroom each, so that a newcomer is not sent back by the very next token.
             needed = self._needed() + len(self._running) + len(self._waiting[0].tokens)
-            if self._running and needed > self._kv_tokens:
+            if self._running and needed > self._room:
                 break
             sequence = self._waiting.popleft()
             sequence.slot, sequence.computed, action = self._slots.take(sequence.tokens, sequence.reuse)
@@ -144,18 +147,19 @@ class Scheduler:
                 sequence.admitted, sequence.reused = True, sequence.computed
             self._actions.append(action)
             self._running.append(sequence)
-        while self._needed() + self._slots.idle_tokens > self._kv_tokens and (forget := self._slots.evict()):
+        while self._needed() + self._slots.idle_tokens > self._room and (forget := self._slots.evict()):
             self._actions.append(forget)
 
     def _share_budget(self) -> list[Work]:
         decoding = [s for s in self._running if len(s.tokens) - s.computed == 1]
         prompts = [s for s in self._running if len(s.tokens) - s.computed > 1]
-        work = [Work(s, s.computed, 1) for s in decoding]
+        work = [Work(s, s.computed, 1, True) for s in decoding]
         left = (self._busy_budget if decoding else self._idle_budget) - len(work)
         for sequence in prompts:
             if left <= 0:
                 break
-            count = min(left, len(sequence.tokens) - sequence.computed)
-            work.append(Work(sequence, sequence.computed, count))
+            missing = len(sequence.tokens) - sequence.computed
+            count = min(left, missing)
+            work.append(Work(sequence, sequence.computed, count, samples=count == missing))
             left -= count
         return work

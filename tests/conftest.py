@@ -1,0 +1,3 @@
+"""Fixtures that every test may ask for."""
+
+from tests.support.gguf import gguf_path  # noqa: F401
