@@ -5,7 +5,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Any, TextIO
 
 #: Seconds between two lines of progress where the output is not a terminal.
@@ -94,21 +93,25 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._drawn_at = float("-inf")
         self._last = ""
+        self._closed = False
 
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._terminal and self._last:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wipe the bar away, and draw no more."""
+        if self._terminal and self._last and not self._closed:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
+        self._closed = True
 
     def update(self, share: float | None, text: str = "") -> None:
         """``share`` from 0 to 1, `None` while it is not known."""
         now = time.monotonic()
-        if now - self._drawn_at < (DRAW_EVERY_S if self._terminal else LINE_EVERY_S):
+        if self._closed or now - self._drawn_at < (DRAW_EVERY_S if self._terminal else LINE_EVERY_S):
             return
         line = self._bar(share, text) if self._terminal else self._words(share, text)
         if line == self._last:

@@ -41,20 +41,24 @@ class Demo:
         self._headless = headless
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._over = False
+        self._progress = Progress("")
         self.result: dict[str, Any] = {"version": __version__, "url": self._client.url}
 
     def run(self) -> None:
         """Raises `PilothouseError` if digits cannot be served as well as its card says."""
         self._line("pilothouse", f"{__version__}, its daemon on {self._client.url}")
         self._digits()
+        window = self._open_window()
+        if not window:
+            self._where_to_look()
         # Aside, so that the end of the window or of the time given ends the demo and not the work.
         language = threading.Thread(target=self._language, daemon=True)
-        if not self._window(language):
-            self._where_to_look()
-            language.start()
+        language.start()
+        if not window or not self._watch(window):
             with contextlib.suppress(KeyboardInterrupt):
                 language.join(self._left_s())
         self._over = True
+        self._progress.close()
         if language.is_alive():
             self._line("goes on", f"{LANGUAGE_MODEL} is still on its way; `pilothouse status` shows how far it is")
             self.result.setdefault("language", {"unfinished": True})
@@ -124,30 +128,32 @@ class Demo:
 
     # --- the window ----------------------------------------------------------------------------------------
 
-    def _window(self, language: threading.Thread) -> bool:
-        """Open it with live traffic, and wait until it is closed; `False` if there is none."""
+    def _open_window(self) -> subprocess.Popen[bytes] | None:
         blocked = ("--headless was given", "") if self._headless else desktop.obstacle()
         self.result["window"] = blocked is None
         if blocked:
             self._line("no window", ", ".join(filter(None, blocked)))
-            return False
+            return None
+        self._line("window", f"open, with {TRAFFIC_PER_S:.0f} held-out digits a second; close it to end the demo")
+        return desktop.open_window(self._client.url, self._session.key)
+
+    def _watch(self, window: subprocess.Popen[bytes]) -> bool:
+        """Send live traffic until the window is closed or the time is over; `False` if the window failed."""
         stop = threading.Event()
-        traffic = threading.Thread(target=send_traffic, args=(self._client, stop), daemon=True)
-        window = desktop.open_window(self._client.url, self._session.key)
+        threading.Thread(target=send_traffic, args=(self._client, stop), daemon=True).start()
+        status: int | None = 0
         try:
-            self._line("window", f"open, with {TRAFFIC_PER_S:.0f} held-out digits a second; close it to end the demo")
-            traffic.start()
-            language.start()
-            window.wait(timeout=self._left_s())
+            status = window.wait(timeout=self._left_s())
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            pass
+            window.terminate()
+            window.wait()
         finally:
             stop.set()
-            window.terminate()
-            status = window.wait()
-        if status > 0:
-            self._line("window", f"it ended with status {status}; its last words are above")
-        return True
+        if status:
+            self._line("window", f"it ended with status {status}: its last words are above")
+            self.result["window"] = False
+            self._where_to_look()
+        return not status
 
     def _left_s(self) -> float | None:
         """Seconds until the end, `None` for as long as it takes."""
@@ -193,8 +199,8 @@ class Demo:
         return self._session.start_job(kind="runtime", runtime=LANGUAGE_RUNTIME)
 
     def _follow(self, job: dict[str, Any]) -> None:
-        with Progress(f"{'':<11} {job['title']}") as progress:
-            self._client.wait_job(job, progress.job)
+        with Progress(f"{'':<11} {job['title']}") as self._progress:
+            self._client.wait_job(job, self._progress.job)
 
     def _talk(self, served: dict[str, Any]) -> None:
         """A chat; a base model, which knows no turns, is given the beginning of a sentence instead."""

@@ -31,9 +31,8 @@ def find(session: Session, route: str) -> dict[str, Any]:
     except ClientError as error:
         if error.status != 404:
             raise
-        raise ClientError(
-            error.message, hint=error.hint or f"`pilothouse deploy {route}` serves it", status=404
-        ) from None
+        hints = [error.hint, f"`pilothouse deploy {route}` serves it"]
+        raise ClientError(error.message, hint="; ".join(filter(None, hints)), status=404) from None
     if deployment["state"] == "starting":
         with session.waiting(f"starting {route}") as progress:
             deployment = session.client.wait_deployment(deployment, progress.deployment)

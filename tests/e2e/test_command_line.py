@@ -96,6 +96,16 @@ def test_the_demo_tells_the_accuracy_on_the_card_and_what_it_skipped(run: Run):
     assert again["language"]["code"] == "source_unreachable"
 
 
+def test_the_demo_with_a_window_sends_live_traffic_until_its_time_is_over(run: Run, data: DataDir):
+    pytest.importorskip("PySide6")
+    done = run("demo", "--seconds", "4", "--json", QT_QPA_PLATFORM="offscreen")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["window"] is True
+    load = json.loads(run("status", "--json").stdout)["deployments"][0]["load"]
+    measured = 10 + 40  # batches, then single requests
+    assert load["requests_total"] > measured and load["errors_total"] == 0
+
+
 def test_of_two_that_start_at_once_one_daemon_is_left(environment: dict[str, str], data: DataDir):
     commands = [
         subprocess.Popen(program("status", "--json"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
