@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from PySide6.QtCore import QSettings, QTimer
 from PySide6.QtWidgets import QApplication
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.setApplicationName("Pilothouse")
     app.setOrganizationName("Pilothouse")
     kept = QSettings()
-    mode: Mode = options.theme or str(kept.value("theme", "system"))
-    theme = Theme(app, mode if mode in {"system", "dark", "light"} else "system")
+    mode = options.theme or str(kept.value("theme", "system"))
+    theme = Theme(app, cast(Mode, mode) if mode in get_args(Mode) else "system")
     session = Session(os.environ.get("PILOTHOUSE_URL", "http://127.0.0.1:8484"), os.environ.get("PILOTHOUSE_KEY", ""))
     window = Window(session, theme)
     window.settings.theme.set_current(theme.mode)

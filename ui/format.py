@@ -1,13 +1,14 @@
 """Numbers in words: pure, and short enough for a table."""
 
 from datetime import UTC, datetime
+from math import isnan
 
 NONE = "–"
 
 
 def number(value: float | None, digits: int | None = None) -> str:
     """About three significant figures, with thousands separated; `–` for `None`."""
-    if value is None or value != value:
+    if value is None or isnan(value):
         return NONE
     if digits is None:
         size = abs(value)
@@ -24,7 +25,8 @@ def size(value_bytes: float | None) -> str:
     for unit, scale in (("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)):
         scaled = value_bytes / scale
         if scaled < 999.5 or unit == "TB":
-            return f"{scaled:.0f} {unit}" if scaled >= 99.5 or unit == "KB" else f"{scaled:.1f} {unit}"
+            whole = scaled >= 99.5 or unit == "KB" or (unit == "MB" and scaled >= 9.95)
+            return f"{scaled:.0f} {unit}" if whole else f"{scaled:.1f} {unit}"
     raise AssertionError("unreachable")
 
 
@@ -39,7 +41,7 @@ def size_of(part_bytes: float | None, whole_bytes: float | None) -> str:
 
 
 def milliseconds(value_ms: float | None) -> str:
-    if value_ms is None or value_ms != value_ms:
+    if value_ms is None or isnan(value_ms):
         return NONE
     if value_ms >= 1000:
         return f"{value_ms / 1000:.1f} s"
@@ -62,6 +64,14 @@ def duration(seconds: float | None) -> str:
     return f"{round(hours / 24)} d"
 
 
+def age(seconds: float) -> str:
+    """In one unit: ``46 s``, ``12 min``, ``3 h``, ``6 d``."""
+    for unit, size_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size_s:
+            return f"{seconds // size_s:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
 def parse_time(text: str) -> float | None:
     """An RFC 3339 time as seconds since the epoch."""
     try:
@@ -73,7 +83,7 @@ def parse_time(text: str) -> float | None:
 
 def clock(seconds: float, *, with_seconds: bool = False) -> str:
     """Local time of day."""
-    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S" if with_seconds else "%H:%M")  # noqa: DTZ006
+    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S" if with_seconds else "%H:%M")
 
 
 def since(text: str, now: float) -> str:
@@ -83,7 +93,7 @@ def since(text: str, now: float) -> str:
         return ""
     if now - moment < 20 * 3600:
         return f"since {clock(moment)}"
-    day = datetime.fromtimestamp(moment)  # noqa: DTZ006
+    day = datetime.fromtimestamp(moment)
     return f"since {day.day} {day:%b}"
 
 

@@ -28,7 +28,7 @@ class Session(QObject):
         self.catalog = Catalog(self)
         self.marks = Marks(self)
         self.connection = Connection(self)
-        self.stream.event.connect(self._event)
+        self.stream.received.connect(self._event)
         self.stream.connected.connect(self.connection.came)
         self.stream.disconnected.connect(self.connection.went)
         self.station.replaced.connect(self._snapshot)

@@ -22,7 +22,8 @@ def infer_code(url: str, route: str, inputs: list[dict[str, Any]], output: str =
         f'"datatype": "{entry["datatype"]}", "data": {_short(entry["data"])}}}'
         for entry in inputs
     )
-    curl = f"curl {url}/v2/models/{route}/infer \\\n  -H 'Content-Type: application/json' \\\n  -d '{{\"inputs\": [{tensors}]}}'"
+    address = f"{url}/v2/models/{route}/infer"
+    curl = f"curl {address} \\\n  -H 'Content-Type: application/json' \\\n  -d '{{\"inputs\": [{tensors}]}}'"
     python = ["import numpy as np", "import tritonclient.http as triton", ""]
     python += [f'client = triton.InferenceServerClient("{urlsplit(url).netloc}")', "inputs = []"]
     for entry in inputs:
@@ -48,8 +49,8 @@ def chat_code(url: str, route: str, prompt: str, temperature: float, max_tokens:
     return {
         "curl": (
             f"curl {url}/v1/chat/completions \\\n  -H 'Content-Type: application/json' \\\n"
-            f'  -d \'{{"model": "{route}", "stream": true, "temperature": {temperature:g}, "max_tokens": {max_tokens},\n'
-            f'       "messages": [{{"role": "user", "content": {curl_text}}}]}}\''
+            f'  -d \'{{"model": "{route}", "stream": true, "temperature": {temperature:g},\n'
+            f'       "max_tokens": {max_tokens}, "messages": [{{"role": "user", "content": {curl_text}}}]}}\''
         ),
         "Python": (
             "from openai import OpenAI\n\n"

@@ -104,9 +104,7 @@ class Theme(QObject):
 
     def set_mode(self, mode: Mode) -> None:
         self.mode = mode
-        dark = mode == "dark" or (
-            mode == "system" and self._app.styleHints().colorScheme() != Qt.ColorScheme.Light
-        )
+        dark = mode == "dark" or (mode == "system" and self._app.styleHints().colorScheme() != Qt.ColorScheme.Light)
         self._apply(DARK if dark else LIGHT)
 
     def _system_changed(self) -> None:

@@ -117,10 +117,10 @@ class Client(QObject):
 
 
 class Stream(QObject):
-    """An answer that arrives as server-sent events: ``event`` for each, then ``ended`` once with a `Problem` or
+    """An answer that arrives as server-sent events: ``received`` for each, then ``ended`` once with a `Problem` or
     `None`. `stop` ends it early, which the daemon sees as the caller hanging up."""
 
-    event = Signal(object)
+    received = Signal(object)
     ended = Signal(object)
 
     def __init__(self, reply: QNetworkReply, parent: QObject) -> None:
@@ -135,7 +135,7 @@ class Stream(QObject):
     def _read(self) -> None:
         if 200 <= _status(self._reply) < 300 and not self._stopped:
             for event in self._parser.feed(bytes(self._reply.readAll().data())):
-                self.event.emit(event)
+                self.received.emit(event)
 
     def _finished(self) -> None:
         status = _status(self._reply)
@@ -159,7 +159,7 @@ class Stream(QObject):
 class EventStream(QObject):
     """`GET /manage/v1/events` for ever: reconnects with growing pauses and resumes after the last id it saw."""
 
-    event = Signal(object)
+    received = Signal(object)
     connected = Signal()
     disconnected = Signal(str)
     """Why, in the transport's words; emitted for each attempt that fails."""
@@ -220,7 +220,7 @@ class EventStream(QObject):
             self._attempt = -1
             self.connected.emit()
         for event in self._parser.feed(bytes(reply.readAll().data())):
-            self.event.emit(event)
+            self.received.emit(event)
             if event.id is not None:
                 self.last_id = event.id
 

@@ -1,6 +1,7 @@
 """The window: rail, bar and pages, and what they have to do with each other."""
 
 import time
+from functools import partial
 from typing import cast, get_args
 
 from PySide6.QtCore import QPoint, QTimer
@@ -43,8 +44,15 @@ class Window(QMainWindow):
         self.playground, self.jobs = PlaygroundPage(session), JobsPage(session)
         self.hardware, self.settings = HardwarePage(session), SettingsPage(session)
         pages: list[Page] = [
-            self.overview, self.models, self.deployments, self.monitor, self.playground, self.jobs, self.hardware, self.settings,
-        ]  # fmt: skip
+            self.overview,
+            self.models,
+            self.deployments,
+            self.monitor,
+            self.playground,
+            self.jobs,
+            self.hardware,
+            self.settings,
+        ]
         self.pages = {page.name: page for page in pages}
         self._stack = QStackedWidget()
         for page in pages:
@@ -79,21 +87,24 @@ class Window(QMainWindow):
         self._second.timeout.connect(self._tick)
         self._second.start()
         for signal in (
-            session.station.changed, session.station.replaced, session.series.changed, session.catalog.changed,
-        ):  # fmt: skip
+            session.station.changed,
+            session.station.replaced,
+            session.series.changed,
+            session.catalog.changed,
+        ):
             signal.connect(self._changed)
         session.connection.changed.connect(self._tick)
         self.rail.chosen.connect(self.show_page)
         self.bar.searched.connect(self.open_palette)
         self.offline.retry.clicked.connect(session.stream.retry_now)
         self.theme.changed.connect(self._restyle)
-        self.settings.theme_chosen.connect(lambda mode: self.set_theme(mode))
+        self.settings.theme_chosen.connect(self.set_theme)
         for page in (self.overview, self.deployments, self.playground):
             page.wanted_models.connect(lambda: self.show_page("models"))
         self.overview.wanted_route.connect(self.watch)
         QShortcut(QKeySequence("Ctrl+K"), self, self.open_palette)
         for index, name in enumerate(self.pages):
-            QShortcut(QKeySequence(f"Ctrl+{index + 1}"), self, lambda name=name: self.show_page(name))
+            QShortcut(QKeySequence(f"Ctrl+{index + 1}"), self, partial(self.show_page, name))
 
     # --- what is shown ---------------------------------------------------------------------------------
 
@@ -137,7 +148,7 @@ class Window(QMainWindow):
         address = self.session.client.url.partition("//")[2]
         up = ""
         if station.daemon is not None and (started := format.parse_time(station.daemon.started)):
-            up = f"up {format.duration(time.time() - started)}"
+            up = f"up {format.age(time.time() - started)}"
         mark = "steady" if connection.online else "off" if connection.online is None else "watch"
         self.rail.foot.set_station(mark, host, format.joined(address, up if connection.online else "away"))  # type: ignore[arg-type]
 
@@ -162,26 +173,22 @@ class Window(QMainWindow):
     def commands(self) -> list[Command]:
         """Everything that can be done now, by name."""
         session = self.session
-        found = [
-            Command(page.title, lambda name=name: self.show_page(name), "go to page")  # type: ignore[misc]
-            for name, page in self.pages.items()
-        ]
+        found = [Command(page.title, partial(self.show_page, name), "go to page") for name, page in self.pages.items()]
         for route, deployment in session.station.deployments.items():
-            found.append(Command(f"Watch {route}", lambda route=route: self.watch(route), "monitor"))  # type: ignore[misc]
-            found.append(Command(f"Try {route}", lambda route=route: self.try_route(route), "playground"))  # type: ignore[misc]
             stopped = deployment.state in {"stopped", "failed"}
-            found.append(
-                Command(
-                    f"{'Start' if stopped else 'Stop'} {route}",
-                    lambda deployment=deployment, stopped=stopped: self.deployments.set_stopped(deployment, not stopped),  # type: ignore[misc]
-                    "deployment",
-                )
-            )
+            switch = partial(self.deployments.set_stopped, deployment, not stopped)
+            found += [
+                Command(f"Watch {route}", partial(self.watch, route), "monitor"),
+                Command(f"Try {route}", partial(self.try_route, route), "playground"),
+                Command(f"{'Start' if stopped else 'Stop'} {route}", switch, "deployment"),
+            ]
         for entry in session.catalog.entries:
             if entry.name not in session.station.models:
-                found.append(Command(f"Get {entry.name}", lambda name=entry.name: self._get(name), f"pull download {entry.title}"))  # type: ignore[misc]
+                found.append(
+                    Command(f"Get {entry.name}", partial(self._get, entry.name), f"pull download {entry.title}")
+                )
         for mode, word in (("dark", "Dark theme"), ("light", "Light theme"), ("system", "Theme as the system")):
-            found.append(Command(word, lambda mode=mode: self.set_theme(mode), "appearance"))  # type: ignore[misc]
+            found.append(Command(word, partial(self.set_theme, mode), "appearance"))
         if session.connection.online is False:
             found.insert(0, Command("Retry the connection", session.stream.retry_now))
         return found

@@ -92,7 +92,9 @@ def missing_runtime(deployment: Deployment, runtimes: dict[str, Runtime]) -> Run
     return None
 
 
-def wants_a_look(deployments: list[Deployment], jobs: list[Job], hardware: Hardware | None) -> list[tuple[Mark, str, str]]:
+def wants_a_look(
+    deployments: list[Deployment], jobs: list[Job], hardware: Hardware | None
+) -> list[tuple[Mark, str, str]]:
     """What a person should look at now: mark, what, and more about it."""
     found: list[tuple[Mark, str, str]] = []
     for deployment in deployments:

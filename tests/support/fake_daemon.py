@@ -2,6 +2,7 @@
 
 ``python tests/support/fake_daemon.py [--port 8599] [--gpu]`` runs it by hand.
 """
+# ruff: noqa: E501  the script is a table: one thing a line reads better than one value a line
 
 import argparse
 import json
@@ -47,7 +48,13 @@ def hardware(now: float, *, gpu: bool = False) -> JSON:
 def metrics(route: str, now: float) -> JSON:
     rng = random.Random(f"{route}{int(now)}")
     wave = 1 + 0.25 * math.sin(now / 23) + 0.1 * math.sin(now / 3.7) + rng.uniform(-0.06, 0.06)
-    base: JSON = {"time": stamp(now), "route": route, "errors_total": 0, "errors_per_s": 0.0, "memory_bytes": 61_000_000}
+    base: JSON = {
+        "time": stamp(now),
+        "route": route,
+        "errors_total": 0,
+        "errors_per_s": 0.0,
+        "memory_bytes": 61_000_000,
+    }
     if route == "assistant":
         return base | {
             "requests_per_s": round(1.6 * wave, 1), "requests_total": int(now) % 100_000, "p50_ms": 1300 * wave,
@@ -202,7 +209,9 @@ THREE = [0, 1, 10, 13, 16, 14, 2, 0, 0, 9, 15, 5, 4, 13, 10, 0, 0, 4, 3, 0, 0, 1
 class FakeDaemon:
     """Serves until `stop`. ``requests`` records what was asked of it as (method, path, body)."""
 
-    def __init__(self, port: int = 0, *, gpu: bool = False, live: bool = False, empty: bool = False, history_s: int = 900) -> None:
+    def __init__(
+        self, port: int = 0, *, gpu: bool = False, live: bool = False, empty: bool = False, history_s: int = 900
+    ) -> None:
         now = time.time()
         self.gpu, self.history_s = gpu, history_s
         self.requests: list[tuple[str, str, Any]] = []
@@ -228,7 +237,9 @@ class FakeDaemon:
         self._server = _Server(("127.0.0.1", port), handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._threads = [threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)]
+        self._threads = [
+            threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        ]
         if live:
             self._threads.append(threading.Thread(target=self._live, daemon=True))
         for thread in self._threads:
@@ -269,7 +280,11 @@ class FakeDaemon:
             job = self.state["job"].get("j1")
             if job and job["state"] == "running":
                 done = job["done_bytes"] + 41_000_000
-                self.publish("job", "j1", job | {"done_bytes": done % job["total_bytes"], "progress": done / job["total_bytes"] % 1})
+                self.publish(
+                    "job",
+                    "j1",
+                    job | {"done_bytes": done % job["total_bytes"], "progress": done / job["total_bytes"] % 1},
+                )
 
     def history(self, source: str, seconds: int) -> list[JSON]:
         now = time.time()
@@ -352,14 +367,21 @@ class _Handler(BaseHTTPRequestHandler):
                 fake.publish("job", number, job)
                 self._answer(job, 202)
             case ["manage", "v1", "jobs", _, "log"]:
-                self._answer({"log": "Collecting llama-cpp-python==0.3.36\nBuilding wheel\n[ 41%] Building CXX object ggml-cpu.cpp.o"})
+                self._answer(
+                    {
+                        "log": "Collecting llama-cpp-python==0.3.36\nBuilding wheel\n[ 41%] Building CXX object ggml-cpu.cpp.o"
+                    }
+                )
             case ["manage", "v1", "jobs", number, verb]:
                 state = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[verb]
                 job = fake.state["job"][number] | {"state": state}
                 fake.publish("job", number, job)
                 self._answer(job)
             case ["manage", "v1", "deployments", route] if method == "PUT":
-                old = fake.state["deployment"].get(route) or deployments(time.time())["digits"] | {"route": route, "model": body["model"]}
+                old = fake.state["deployment"].get(route) or deployments(time.time())["digits"] | {
+                    "route": route,
+                    "model": body["model"],
+                }
                 new = old | {"spec": body, "state": "stopped" if body.get("stopped") else "ready"}
                 fake.publish("deployment", route, new)
                 self._answer(new)

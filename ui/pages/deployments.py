@@ -1,6 +1,7 @@
 """Deployments: what should be served, what is, by which engine and why."""
 
 from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QWidget
 
 from app.schema.manage import Deployment, TensorMetadata
 from ui import format
@@ -99,13 +100,16 @@ class DeploymentDetail(Card):
         self._facts_title = label("Signature and settings", "card")
         self.facts = Facts()
         self.notes = label("", "muted", wrap=True, selectable=True)
-        self.remove = button("Remove", lambda: self._deployment and page.remove(self._deployment.route), "danger")
+        self.remove = button("Remove", self._remove, "danger")
         self.switch = button("Stop", self._switch)
         self.add(row(self._name, self._task, None, self.state, spacing=10))
-        for item in (self.problem, self._meter, self._progress, self._why, self.reason, self._candidates):
-            self.add(item)
-        for item in (self._replicas_title, self._replicas, self._facts_title, self.facts, self.notes, rule()):
-            self.add(item)
+        self.replica_errors = label("", "wrong", wrap=True, selectable=True)
+        parts: list[QWidget] = [
+            self.problem, self._meter, self._progress, self._why, self.reason, self._candidates, self._replicas_title,
+            self._replicas, self.replica_errors, self._facts_title, self.facts, self.notes, rule(),
+        ]  # fmt: skip
+        for part in parts:
+            self.add(part)
         self.add(row(self.remove, None, self.switch, self.install))
 
     def show_row(self, shown: DeploymentRow | None) -> None:
@@ -129,6 +133,12 @@ class DeploymentDetail(Card):
         self.replicas.set_rows(deployment.replicas)
         for widget in (self._replicas_title, self._replicas):
             widget.setVisible(bool(deployment.replicas))
+        errors = [
+            f"{replica.id}: {replica.error.message} {replica.error.hint}".strip()
+            for replica in deployment.replicas
+            if replica.error
+        ]
+        set_text(self.replica_errors, "\n".join(errors))
         self.facts.set_facts(_facts(deployment))
         set_text(self.notes, "\n".join(deployment.notes))
         self.switch.setText("Start" if deployment.state in {"stopped", "failed"} else "Stop")
@@ -156,6 +166,10 @@ class DeploymentDetail(Card):
             if runtime is not None:
                 self._page.session.install(runtime.name, self._page.failed(f"{runtime.name} was not installed"))
 
+    def _remove(self) -> None:
+        if self._deployment is not None:
+            self._page.remove(self._deployment.route)
+
     def _switch(self) -> None:
         if self._deployment is not None:
             self._page.set_stopped(self._deployment, self.switch.text() == "Stop")
@@ -169,7 +183,10 @@ def _facts(deployment: Deployment) -> list[tuple[str, str]]:
     settings = ", ".join(f"{key} {value}" for key, value in deployment.spec.settings.items())
     return [
         ("Model", f"{deployment.model} v{deployment.version}"),
-        ("Engine", format.joined(engine_and_device(deployment), deployment.engine_version or "", deployment.precision or "")),
+        (
+            "Engine",
+            format.joined(engine_and_device(deployment), deployment.engine_version or "", deployment.precision or ""),
+        ),
         ("Runtime", deployment.runtime or ""),
         ("Inputs", _tensors(deployment.inputs)),
         ("Outputs", _tensors(deployment.outputs)),
@@ -179,6 +196,3 @@ def _facts(deployment: Deployment) -> list[tuple[str, str]]:
         ("Chat template", deployment.chat_template or ""),
         ("Settings", settings),
     ]
-
-
-

@@ -27,7 +27,9 @@ class HardwarePage(Page):
         self.runtimes = RowsModel(RUNTIMES, lambda runtime: runtime.name)
         self.runtimes_table = Table("Runtimes", self.runtimes)
         self.runtimes_table.acted.connect(self._act)
-        runtimes = Card("Runtimes", label("environments of their own, side by side", "caption"), margins=(16, 14, 16, 8))
+        runtimes = Card(
+            "Runtimes", label("environments of their own, side by side", "caption"), margins=(16, 14, 16, 8)
+        )
         runtimes.add(self.runtimes_table)
         self.add(machine)
         self.add(engines)
@@ -55,7 +57,7 @@ class HardwarePage(Page):
         def remove() -> None:
             self.session.uninstall(runtime, self.failed(f"{runtime} was not removed"))
 
-        text = "Its files are deleted. Deployments that run in it stop until another engine is chosen or it is installed again."
+        text = "Its files are deleted. Deployments that run in it stop until it is installed again."
         Confirm(self, f"Remove the runtime {runtime}?", text, "Remove", remove).open()
 
 

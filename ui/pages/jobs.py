@@ -29,7 +29,9 @@ class JobsPage(Page):
         self.model = RowsModel(JOBS, lambda job: job.id)
         self.table = Table("Jobs", self.model)
         self.table.picked.connect(lambda _: self.refresh())
-        self.empty = Empty("list-checks", "No jobs yet", "Downloads and installations appear here, with their progress and log.")
+        self.empty = Empty(
+            "list-checks", "No jobs yet", "Downloads and installations appear here, with their progress and log."
+        )
         listing = Card(margins=(6, 6, 6, 6))
         listing.add(self.table)
         listing.add(self.empty)

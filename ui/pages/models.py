@@ -65,7 +65,9 @@ class ModelsPage(Page):
         pulling = sum(row.downloading is not None for row in model_rows(station, catalog, "catalogue"))
         self.say(
             format.joined(
-                f"{len(models)} here, {format.size(sum(model.size_bytes for model in models))}" if models else "None here yet",
+                f"{len(models)} here, {format.size(sum(model.size_bytes for model in models))}"
+                if models
+                else "None here yet",
                 f"{format.size(free)} free" if free is not None else "",
                 f"{pulling} on {'its' if pulling == 1 else 'their'} way" if pulling else "",
             )
@@ -124,8 +126,8 @@ class ModelDetail(Card):
         self.pause = button("Pause", self._pause)
         self.cancel = button("Cancel", lambda: self._job("cancel"))
         self.problem = Notice()
-        self.remove = button("Remove", lambda: self._row and page.remove(self._row.name), "danger")
-        self.serve = button("Serve", lambda: self._row and page.serve(self._row), "primary")
+        self.remove = button("Remove", self._remove, "danger")
+        self.serve = button("Serve", self._serve, "primary")
         fit = row(self._fit_dot, self._fit, spacing=6)
         fit.setStretch(1, 1)
         fit.setAlignment(self._fit_dot, Qt.AlignmentFlag.AlignTop)
@@ -177,7 +179,9 @@ class ModelDetail(Card):
             facts += [("Files", ", ".join(files)), ("Source", newest.source), ("Digest", _short(newest.digest))]
         elif row.entry:
             facts += [("Format", row.entry.format), ("Sources", ", then ".join(row.entry.sources))]
-            facts += [("Digest", _short(f"sha256:{row.entry.sha256}") if row.entry.sha256 else "pinned on first download")]
+            facts += [
+                ("Digest", _short(f"sha256:{row.entry.sha256}") if row.entry.sha256 else "pinned on first download")
+            ]
         return facts
 
     def _show_job(self, row: ModelRow, job: Job | None) -> None:
@@ -197,6 +201,14 @@ class ModelDetail(Card):
             )
         else:
             self.problem.hide()
+
+    def _remove(self) -> None:
+        if self._row is not None:
+            self._page.remove(self._row.name)
+
+    def _serve(self) -> None:
+        if self._row is not None:
+            self._page.serve(self._row)
 
     def _pause(self) -> None:
         self._job("resume" if self._row and self._row.job and self._row.job.state == "paused" else "pause")

@@ -19,6 +19,8 @@ from ui.widgets.empty import Empty
 from ui.widgets.segmented import Segmented
 from ui.words import engine_and_device, is_language
 
+#: The grid is twelve columns wide: it holds 1, 2, 3 or 4 cards of equal width.
+TWELVE = 12
 RANGES = {"60": "1 m", "300": "5 m", "900": "15 m", "3600": "1 h"}
 
 
@@ -41,7 +43,9 @@ TENSOR = (
     THROUGHPUT,
     Spec("batch", "Batch size, mean", "", (("batch", "batch_size", "series_3"),), area=False),
     QUEUE,
-    Spec("confidence", "Confidence, mean", "share", (("top class", "confidence", "series_4"),), area=False, fixed_max=1.0),
+    Spec(
+        "confidence", "Confidence, mean", "share", (("top class", "confidence", "series_4"),), area=False, fixed_max=1.0
+    ),
 )
 LANGUAGE = (
     Spec("tokens", "Output tokens", "tok/s", (("tokens", "output_tokens_per_s", "series_1"),)),
@@ -58,7 +62,15 @@ def machine_specs(hardware: Hardware | None) -> list[Spec]:
     total = hardware.memory_total_bytes if hardware else None
     specs = [
         Spec("cpu", "Processor", "%", (("CPU", "cpu_percent", "series_1"),), machine=True, fixed_max=100),
-        Spec("memory", "Memory", "B", (("used", "memory_used_bytes", "series_3"),), machine=True, area=False, fixed_max=total),
+        Spec(
+            "memory",
+            "Memory",
+            "B",
+            (("used", "memory_used_bytes", "series_3"),),
+            machine=True,
+            area=False,
+            fixed_max=total,
+        ),
     ]
     for gpu in hardware.gpus if hardware else []:
         specs += _gpu_specs(gpu)
@@ -68,14 +80,22 @@ def machine_specs(hardware: Hardware | None) -> list[Spec]:
 def _gpu_specs(gpu: Gpu) -> list[Spec]:
     at = f"gpu{gpu.index}"
 
-    def spec(key: str, title: str, unit: str, field: str, color: str, *, area: bool = False, top: float | None = None) -> Spec:
-        return Spec(f"{at}.{key}", title, unit, ((key, f"{at}.{field}", color),), machine=True, area=area, fixed_max=top)
+    def spec(
+        key: str, title: str, unit: str, field: str, color: str, *, area: bool = False, top: float | None = None
+    ) -> Spec:
+        return Spec(
+            f"{at}.{key}", title, unit, ((key, f"{at}.{field}", color),), machine=True, area=area, fixed_max=top
+        )
 
     specs = []
     if gpu.utilization_percent is not None:
-        specs.append(spec("load", f"GPU {gpu.index} · {gpu.name}", "%", "utilization_percent", "series_1", area=True, top=100))
+        specs.append(
+            spec("load", f"GPU {gpu.index} · {gpu.name}", "%", "utilization_percent", "series_1", area=True, top=100)
+        )
     if gpu.memory_used_bytes is not None:
-        specs.append(spec("memory", f"GPU {gpu.index} memory", "B", "memory_used_bytes", "series_3", top=gpu.memory_total_bytes))
+        specs.append(
+            spec("memory", f"GPU {gpu.index} memory", "B", "memory_used_bytes", "series_3", top=gpu.memory_total_bytes)
+        )
     if gpu.temperature_c is not None:
         specs.append(spec("temperature", f"GPU {gpu.index} temperature", "°C", "temperature_c", "series_2"))
     if gpu.power_w is not None:
@@ -109,8 +129,16 @@ class MonitorPage(Page):
         self._grid = QGridLayout(self._grid_holder)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setSpacing(16)
+        for index in range(TWELVE):
+            self._grid.setColumnStretch(index, 1)
+        for card in (self.latency, self._times_card):
+            card.setParent(self._grid_holder)
         self.quiet = label("", "muted", wrap=True)
-        self.empty = Empty("activity", "Nothing to watch yet", "The machine is shown below; a deployment adds its latency, throughput and more.")
+        self.empty = Empty(
+            "activity",
+            "Nothing to watch yet",
+            "The machine is shown below; a deployment adds its latency, throughput and more.",
+        )
         self.add(self.empty)
         self.add(self._grid_holder)
         self.add(self.quiet)
@@ -138,13 +166,20 @@ class MonitorPage(Page):
         marks = self.session.marks.of(deployment.route) if deployment else []
         if deployment is not None:
             self.latency.show_lines(
-                [Line(name, color, source.times, source.column(field), name == "p50") for name, field, color in LATENCY],
-                start, end, marks,
-            )  # fmt: skip
+                [
+                    Line(name, color, source.times, source.column(field), name == "p50")
+                    for name, field, color in LATENCY
+                ],
+                start,
+                end,
+                marks,
+            )
             self._show_times(deployment)
         for spec in specs:
             columns = machine if spec.machine else source
-            lines = [Line(name, color, columns.times, columns.column(field), spec.area) for name, field, color in spec.lines]
+            lines = [
+                Line(name, color, columns.times, columns.column(field), spec.area) for name, field, color in spec.lines
+            ]
             self.cards[spec.key].show_lines(lines, start, end, [] if spec.machine else marks)
         self.say(self._sentence_of(deployment))
 
@@ -163,7 +198,9 @@ class MonitorPage(Page):
         sample = self.session.station.samples.get(deployment.route)
         answered = f"{sample.requests_total:,} answered" if sample and sample.requests_total else "no request yet"
         errors = format.plural(sample.errors_total, "error") if sample and sample.errors_total else ""
-        return format.joined(f"{deployment.route} v{deployment.version}", engine_and_device(deployment), answered, errors)
+        return format.joined(
+            f"{deployment.route} v{deployment.version}", engine_and_device(deployment), answered, errors
+        )
 
     def _show_times(self, deployment: Deployment) -> None:
         sample = self.session.station.samples.get(deployment.route)
@@ -182,7 +219,7 @@ class MonitorPage(Page):
 
     def _columns(self) -> int:
         width = self.viewport().width() - 56
-        return 3 if width >= 900 else 2 if width >= 560 else 1
+        return 4 if width >= 1080 else 3 if width >= 820 else 2 if width >= 560 else 1
 
     def _arrange(self, deployment: Deployment | None, specs: list[Spec]) -> None:
         columns = self._columns()
@@ -199,22 +236,19 @@ class MonitorPage(Page):
             card.hide()
             card.setParent(None)
             card.deleteLater()
-        for widget in (self.latency, self._times_card):
-            widget.setVisible(deployment is not None)
         at = 0
         if deployment is not None:
-            if columns == 1:
-                self._grid.addWidget(self.latency, 0, 0)
-                self._grid.addWidget(self._times_card, 1, 0)
-                at = 2
-            else:  # sixths: latency takes about two thirds
-                self._grid.addWidget(self.latency, 0, 0, 1, 4 if columns == 3 else 6)
-                self._grid.addWidget(self._times_card, 0 if columns == 3 else 1, 4 if columns == 3 else 0, 1, 2 if columns == 3 else 6)
-                at = 1 if columns == 3 else 2
+            beside = columns >= 3
+            self._grid.addWidget(self.latency, 0, 0, 1, 8 if beside else TWELVE)
+            self._grid.addWidget(self._times_card, *((0, 8, 1, 4) if beside else (1, 0, 1, TWELVE)))
+            at = 1 if beside else 2
+        for widget in (self.latency, self._times_card):
+            widget.setVisible(deployment is not None)
         for group in (
-            [spec for spec in specs if not spec.machine], [spec for spec in specs if spec.machine and "." not in spec.key],
+            [spec for spec in specs if not spec.machine],
+            [spec for spec in specs if spec.machine and "." not in spec.key],
             [spec for spec in specs if spec.machine and "." in spec.key],
-        ):  # fmt: skip
+        ):
             at = self._arrange_group(group, at, columns)
         self.setUpdatesEnabled(True)
 
@@ -224,7 +258,7 @@ class MonitorPage(Page):
         while rest:
             rows_left = -(-len(rest) // columns)
             in_row = -(-len(rest) // rows_left)
-            span = {1: 12, 2: 6, 3: 4}[in_row] // 2 if columns > 1 else 1
+            span = TWELVE // in_row
             for index, card in enumerate(rest[:in_row]):
                 self._grid.addWidget(card, at, index * span, 1, span)
                 card.show()
@@ -234,13 +268,13 @@ class MonitorPage(Page):
 
     def _card(self, spec: Spec) -> ChartCard:
         if spec.key not in self.cards:
-            card = ChartCard(spec.title, spec.unit, self.crosshair, fixed_max=spec.fixed_max)
-            if spec.unit == "B" and spec.fixed_max:
-                card.suffix = f"of {format.size(spec.fixed_max)}"
-            self.cards[spec.key] = card
-        return self.cards[spec.key]
+            self.cards[spec.key] = ChartCard(spec.title, spec.unit, self.crosshair)
+        card = self.cards[spec.key]
+        card.chart.fixed_max = spec.fixed_max
+        card.suffix = f"of {format.size(spec.fixed_max)}" if spec.unit == "B" and spec.fixed_max else ""
+        return card
 
-    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def resizeEvent(self, event) -> None:
         super().resizeEvent(event)
         if self.isVisible():
             self.refresh()

@@ -1,8 +1,8 @@
 """Overview: is all well, in one look."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
 from app.schema.manage import Job
@@ -10,7 +10,7 @@ from ui import format
 from ui.pages.deployments import state_sentence
 from ui.pages.page import Page
 from ui.session import Session
-from ui.stores.series import NAN
+from ui.stores.series import across
 from ui.tables.base import RowsModel
 from ui.tables.deployments import OVERVIEW, deployment_rows, route_key
 from ui.tables.station import progress_line
@@ -23,24 +23,6 @@ from ui.widgets.number_card import NumberCard
 from ui.widgets.split import Split
 from ui.widgets.table import Table
 from ui.words import Mark, is_active, wants_a_look
-
-HISTORY = 900
-
-
-def across(columns: Sequence[tuple[Sequence[float], Sequence[float]]], combine: Callable[[list[float]], float]) -> list[float]:
-    """Combines several routes' (times, values) second by second over the last fifteen minutes."""
-    end = max((times[-1] for times, _ in columns if len(times)), default=None)
-    if end is None:
-        return []
-    slots: list[list[float]] = [[] for _ in range(HISTORY)]
-    for times, values in columns:
-        for at in range(max(0, len(values) - HISTORY), len(values)):
-            slot = HISTORY - 1 - round(end - times[at])
-            if slot >= 0 and values[at] == values[at]:
-                slots[slot].append(values[at])
-    combined = [combine(slot) if slot else NAN for slot in slots]
-    first = next((at for at, value in enumerate(combined) if value == value), HISTORY)
-    return combined[first:]
 
 
 class OverviewPage(Page):
@@ -63,15 +45,18 @@ class OverviewPage(Page):
         self.table = Table("Deployments", self.model)
         self.table.doubleClicked.connect(lambda index: self.wanted_route.emit(self.model.key(index.row())))
         self.empty = Empty(
-            "rocket", "Nothing is serving", "Get a model from the catalogue and serve it: it answers on this machine at once.",
-            "Add a model", self.wanted_models.emit,
-        )  # fmt: skip
+            "rocket",
+            "Nothing is serving",
+            "Get a model from the catalogue and serve it: it answers on this machine at once.",
+            "Add a model",
+            self.wanted_models.emit,
+        )
         listing = Card(margins=(6, 6, 6, 6))
         listing.add(self.table)
         listing.add(self.empty)
         self.add(listing)
         self.look, self.jobs = LookCard(), JobsCard()
-        self.add(Split(self.look, self.jobs, (1, 1), 620))
+        self.add(Split(self.look, self.jobs, (1, 1), 620, equal=True))
         self.body.addStretch(1)
 
     def refresh(self) -> None:
@@ -99,7 +84,9 @@ class OverviewPage(Page):
         self.tokens.set_number(format.number(sum(sample.output_tokens_per_s or 0 for sample in samples)), "/s")
         self.tokens.spark.set_values(of("output_tokens_per_s", sum))
         self.errors.set_number(format.number(100 * failing / rate if rate else 0.0), "%")
-        self.errors.spark.set_values([100 * bad / max(good, 1e-9) if good else 0.0 for good, bad in zip(requests, wrong, strict=False)])
+        self.errors.spark.set_values(
+            [100 * bad / max(good, 1e-9) if good else 0.0 for good, bad in zip(requests, wrong, strict=False)]
+        )
         jobs = [job for job in station.jobs.values() if is_active(job)]
         self.jobs.show_jobs(jobs)
         looks = wants_a_look(list(station.deployments.values()), list(station.jobs.values())[:20], station.hardware)
@@ -107,11 +94,15 @@ class OverviewPage(Page):
         deployments = [row.deployment for row in rows]
         self.say(
             format.joined(
-                state_sentence(deployments), f"{format.plural(len(jobs), 'job')} under way" if jobs else "",
-                f"{format.plural(len(looks), 'thing')} {'wants' if len(looks) == 1 else 'want'} a look" if looks else "",
+                state_sentence(deployments),
+                f"{format.plural(len(jobs), 'job')} under way" if jobs else "",
+                f"{format.plural(len(looks), 'thing')} {'wants' if len(looks) == 1 else 'want'} a look"
+                if looks
+                else "",
             )
-            if station.loaded else "Asking the daemon…"
-        )  # fmt: skip
+            if station.loaded
+            else "Asking the daemon…"
+        )
         self._arrange()
 
     def _arrange(self) -> None:
@@ -123,7 +114,7 @@ class OverviewPage(Page):
         for index, card in enumerate((self.requests, self.latency, self.tokens, self.errors)):
             self._numbers.addWidget(card, index // per_row, index % per_row)
 
-    def resizeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+    def resizeEvent(self, event) -> None:
         super().resizeEvent(event)
         self._arrange()
 
@@ -178,9 +169,9 @@ class LookCard(Card):
         for _ in range(5):
             dot, what, more = MarkDot(), label("", wrap=True), label("", "muted", wrap=True)
             holder = QWidget()
-            line = row(dot, spacing=8)
+            line = row(spacing=8)
+            line.addWidget(dot, 0, Qt.AlignmentFlag.AlignTop)
             line.addLayout(column(what, more, spacing=2), 1)
-            line.setAlignment(dot, line.alignment())
             holder.setLayout(line)
             self._rows.append((holder, dot, what, more))
             self.add(holder)

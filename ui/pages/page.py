@@ -41,7 +41,7 @@ class Page(QScrollArea):
         self._header.addLayout(side)
         self.notice = Notice(dismissible=True)
         self.body = QVBoxLayout(self._inner)
-        self.body.setContentsMargins(MARGIN, 20, MARGIN, MARGIN)
+        self.body.setContentsMargins(MARGIN, 24, MARGIN, MARGIN)
         self.body.setSpacing(16)
         self.body.addLayout(self._header)
         self.body.addWidget(self.notice)

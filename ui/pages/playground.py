@@ -46,7 +46,9 @@ class PlaygroundPage(Page):
 
     def refresh(self) -> None:
         station = self.session.station
-        served = {route: found for route, found in station.deployments.items() if found.state not in {"stopped", "failed"}}
+        served = {
+            route: found for route, found in station.deployments.items() if found.state not in {"stopped", "failed"}
+        }
         self.route.set_choices([(route, route) for route in served])
         deployment = served.get(self.route.current())
         self.empty.setVisible(deployment is None and station.loaded)
@@ -86,10 +88,10 @@ class PlaygroundPage(Page):
 class _Stack(QStackedWidget):
     """As high as the page it shows, not as the highest."""
 
-    def sizeHint(self):  # type: ignore[no-untyped-def]
+    def sizeHint(self):
         shown: QWidget | None = self.currentWidget()
         return shown.sizeHint() if shown is not None else super().sizeHint()
 
-    def minimumSizeHint(self):  # type: ignore[no-untyped-def]
+    def minimumSizeHint(self):
         shown: QWidget | None = self.currentWidget()
         return shown.minimumSizeHint() if shown is not None else super().minimumSizeHint()

@@ -5,7 +5,16 @@ from typing import Any
 import msgspec
 from PySide6.QtCore import QElapsedTimer, Qt, QTimer
 from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QDoubleSpinBox, QFrame, QPlainTextEdit, QPushButton, QScrollArea, QSpinBox, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QDoubleSpinBox,
+    QFrame,
+    QPlainTextEdit,
+    QPushButton,
+    QScrollArea,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from app.schema.manage import Deployment, Problem
 from ui import format
@@ -123,7 +132,9 @@ class ChatPanel(QWidget):
         about = Card("Model")
         about.add(self.note)
         about.add(self.facts)
-        about.add(row(label("Temperature", "muted"), self.temperature, None, label("Most tokens", "muted"), self.max_tokens))
+        about.add(
+            row(label("Temperature", "muted"), self.temperature, None, label("Most tokens", "muted"), self.max_tokens)
+        )
         about.add(rule())
         self.code = CodeBlock("The same call")
         about.add(self.code)
@@ -143,7 +154,12 @@ class ChatPanel(QWidget):
                 ("Context", f"{deployment.context_tokens:,} tokens" if deployment.context_tokens else ""),
                 ("At once", format.plural(deployment.sequences, "sequence") if deployment.sequences else ""),
                 ("Template", deployment.chat_template or ""),
-                ("Now", f"{format.number(sample.output_tokens_per_s)} tokens/s" if sample and sample.output_tokens_per_s else ""),
+                (
+                    "Now",
+                    f"{format.number(sample.output_tokens_per_s)} tokens/s"
+                    if sample and sample.output_tokens_per_s
+                    else "",
+                ),
             ]
         )
         self.send.setEnabled(deployment.state in {"ready", "idle"} and self._stream is None)
@@ -172,7 +188,7 @@ class ChatPanel(QWidget):
                 "stream_options": {"include_usage": True},
             },
         )  # fmt: skip
-        self._stream.event.connect(self._piece)
+        self._stream.received.connect(self._piece)
         self._stream.ended.connect(self._ended)
         self._show_running(True)
 
@@ -258,5 +274,7 @@ class ChatPanel(QWidget):
             prompt = self.prompt.toPlainText().strip() or (said[-1] if said else "")
             temperature = round(self.temperature.value(), 2)
             self.code.set_code(
-                chat_code(self._session.client.url, self._deployment.route, prompt, temperature, self.max_tokens.value())
+                chat_code(
+                    self._session.client.url, self._deployment.route, prompt, temperature, self.max_tokens.value()
+                )
             )

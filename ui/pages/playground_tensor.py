@@ -105,10 +105,8 @@ class TensorPanel(QWidget):
         pads = [field.pad for field in self.fields if field.pad is not None]
         self._pad = pads[0] if pads else None
 
-        first = Card("Input", label(shape_text(deployment.inputs[0]) if deployment.inputs else "", "chip"))
-        self._hint = label("Draw, or drop an image on it." if self._pad else "", "caption")
-        if self._pad is not None:
-            first.add(self._hint)
+        shape = label(shape_text(deployment.inputs[0]), "chip") if deployment.inputs else None
+        first = Card("Input", label("draw, or drop an image" if self._pad else "", "caption"), chip=shape)
         for field in self.fields:
             if len(self.fields) > 1:
                 first.add(label(f"{field.meta.name}  {shape_text(field.meta)}", "caption"))
@@ -119,13 +117,17 @@ class TensorPanel(QWidget):
         self.next = button("Next from held-out", self._next)
         self.open = button("Image…", self._choose_image, name="Open an image")
         self.predict = button("Predict", self.ask, "primary")
-        self.clear.setVisible(self._pad is not None)
-        self.open.setVisible(self._pad is not None)
         first.add(row(self.clear, self.open, self.next, None, self.predict))
+        for made in (self.clear, self.open):
+            made.setVisible(self._pad is not None)
 
         self.time = label("", "caption")
         second = Card("Answer", self.time)
-        self._waiting = label("Draw something, or take the next held-out example." if self._pad else "Fill in the values and predict.", "muted", wrap=True)
+        self._waiting = label(
+            "Draw something, or take the next held-out example." if self._pad else "Fill in the values and predict.",
+            "muted",
+            wrap=True,
+        )
         self.bars = Bars("Most likely classes", row_height=30, bar_height=8, values_right=True)
         self.summary = QPlainTextEdit()
         self.summary.setReadOnly(True)
@@ -239,7 +241,11 @@ class TensorPanel(QWidget):
     def _answered(self, answer: dict[str, Any]) -> None:
         elapsed_ms = self._clock.nsecsElapsed() / 1e6
         parsed = read_answer(answer.get("outputs", []), self._deployment.labels)
-        self.time.setText(format.joined(f"{format.milliseconds(elapsed_ms)} there and back", "softmax of scores" if parsed.from_logits else ""))
+        self.time.setText(
+            format.joined(
+                f"{format.milliseconds(elapsed_ms)} there and back", "softmax of scores" if parsed.from_logits else ""
+            )
+        )
         self.problem.hide()
         self._waiting.hide()
         self.bars.setVisible(bool(parsed.classes))
@@ -269,5 +275,3 @@ class TensorPanel(QWidget):
         outputs = [meta.name for meta in self._deployment.outputs if meta.datatype in FLOATS]
         output = outputs[-1] if outputs else self._deployment.outputs[0].name if self._deployment.outputs else ""
         self.code.set_code(infer_code(self._session.client.url, self._deployment.route, entries, output))
-
-

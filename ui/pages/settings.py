@@ -31,7 +31,11 @@ class SettingsPage(Page):
         daemon = Card("Daemon")
         daemon.add(self.facts)
         self.model = RowsModel(SETTINGS, lambda setting: setting.key)
-        settings = Card("Settings in force", label("change them in settings.toml or the environment", "caption"), margins=(16, 14, 16, 8))
+        settings = Card(
+            "Settings in force",
+            label("change them in settings.toml or the environment", "caption"),
+            margins=(16, 14, 16, 8),
+        )
         settings.add(Table("Settings", self.model, max_rows=40, selectable=False))
         for card in (look, daemon, settings):
             self.add(card)
@@ -51,7 +55,9 @@ class SettingsPage(Page):
                 self._asked = daemon.pid
                 self.session.settings(self._show, self._no_answer)
         changed = sum(setting.source != "default" for setting in self.model.rows)
-        self.say(f"{changed} of {len(self.model.rows)} differ from the default" if self.model.rows else "Asking the daemon…")
+        self.say(
+            f"{changed} of {len(self.model.rows)} differ from the default" if self.model.rows else "Asking the daemon…"
+        )
 
     def _show(self, items: list[Any]) -> None:
         self.model.set_rows([msgspec.convert(item, Setting) for item in items])

@@ -1,7 +1,8 @@
 """Readings over time, for charts: one column of numbers a field, bounded, `nan` where there was none."""
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from ui.sse import Event
 #: An hour at one reading a second.
 LIMIT = 3600
 NAN = float("nan")
+#: Seconds that sparklines look back.
+HISTORY = 900
 ROUTE_FIELDS = (
     "requests_per_s", "errors_per_s", "p50_ms", "p95_ms", "p99_ms", "queue_ms", "compute_ms", "overhead_ms",
     "batch_size", "queue_depth", "in_flight", "confidence", "output_tokens_per_s", "prompt_tokens_per_s",
@@ -65,6 +68,24 @@ class Columns:
     def column(self, name: str) -> "array[float]":
         """The values of a field, empty when it was never seen."""
         return self.fields.get(name, array("d"))
+
+
+def across(
+    columns: Sequence[tuple[Sequence[float], Sequence[float]]], combine: Callable[[list[float]], float]
+) -> list[float]:
+    """Combines several routes' (times, values) second by second over the last fifteen minutes."""
+    end = max((times[-1] for times, _ in columns if len(times)), default=None)
+    if end is None:
+        return []
+    slots: list[list[float]] = [[] for _ in range(HISTORY)]
+    for times, values in columns:
+        for at in range(max(0, len(values) - HISTORY), len(values)):
+            slot = HISTORY - 1 - round(end - times[at])
+            if slot >= 0 and not isnan(values[at]):
+                slots[slot].append(values[at])
+    combined = [combine(slot) if slot else NAN for slot in slots]
+    first = next((at for at, value in enumerate(combined) if not isnan(value)), HISTORY)
+    return combined[first:]
 
 
 class SeriesStore(QObject):
@@ -120,7 +141,7 @@ class SeriesStore(QObject):
     ) -> None:  # fmt: skip
         columns = self.of(source)
         for item in items:
-            sample = msgspec.convert(item, cls)
+            sample: Any = msgspec.convert(item, cls)
             time = parse_time(sample.time)
             if time is not None:
                 columns.append(time, row(sample))

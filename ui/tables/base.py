@@ -70,7 +70,9 @@ def fit(columns: Sequence[Column[Any]], available: int) -> list[int]:
 class RowsModel(QAbstractTableModel, Generic[Row]):
     """Rows under keys. `set_rows` touches only what changed, so selection and scrolling stay."""
 
-    def __init__(self, columns: Sequence[Column[Row]], key: Callable[[Row], str], parent: QObject | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[Column[Row]], key: Callable[[Row], str], parent: QObject | None = None
+    ) -> None:
         super().__init__(parent)
         self.columns = list(columns)
         self._key = key

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.schema.manage import Candidate, Deployment, Replica, RouteSample
 from ui import format
-from ui.stores.series import SeriesStore
+from ui.stores.series import SeriesStore, across
 from ui.stores.station import Station
 from ui.tables.base import Cell, Column
 from ui.widgets.sparkline import thin
@@ -26,7 +26,8 @@ def deployment_rows(station: Station, series: SeriesStore | None = None) -> list
         sample = station.samples.get(route) or RouteSample(time="", route=route)
         latency: tuple[float, ...] = ()
         if series is not None:
-            latency = tuple(thin(series.of(f"route:{route}").column("p95_ms")[-900:], 60))
+            history = series.of(f"route:{route}")
+            latency = tuple(thin(across([(history.times, history.column("p95_ms"))], max), 60))
         rows.append(DeploymentRow(deployment, sample, latency))
     return rows
 
@@ -44,6 +45,10 @@ def _route(row: DeploymentRow) -> Cell:
     return Cell(row.deployment.route, mark=DEPLOYMENT[row.deployment.state][0], strong=True)
 
 
+def _value(text: str) -> Cell:
+    return Cell(text, color="muted" if text == format.NONE else "text")
+
+
 def _rate(row: DeploymentRow) -> Cell:
     if row.deployment.state != "ready":
         return Cell(format.NONE, color="muted")
@@ -53,12 +58,16 @@ def _rate(row: DeploymentRow) -> Cell:
 
 
 _ROUTE: Column[DeploymentRow] = Column("Route", _route, width=130, stretch=3)
-_SERVING: Column[DeploymentRow] = Column("Serving", lambda row: Cell(f"v{row.deployment.version}"), width=70, stretch=1, drop=2)
+_SERVING: Column[DeploymentRow] = Column(
+    "Serving", lambda row: Cell(f"v{row.deployment.version}"), width=70, stretch=1, drop=2
+)
 _ENGINE: Column[DeploymentRow] = Column(
     "Engine", lambda row: Cell(engine_and_device(row.deployment), color="muted"), width=150, stretch=3, drop=4
 )
 _RATE: Column[DeploymentRow] = Column("Requests", _rate, width=90, right=True)
-_P95: Column[DeploymentRow] = Column("p95", lambda row: Cell(format.milliseconds(row.sample.p95_ms)), width=80, right=True, drop=1)
+_P95: Column[DeploymentRow] = Column(
+    "p95", lambda row: _value(format.milliseconds(row.sample.p95_ms)), width=80, right=True, drop=1
+)
 _MEMORY: Column[DeploymentRow] = Column(
     "Memory", lambda row: Cell(format.size(row.deployment.memory_bytes), color="muted"), width=84, right=True, drop=3
 )
@@ -72,7 +81,7 @@ DEPLOYMENTS = [
 OVERVIEW = [
     _ROUTE, _SERVING, _ENGINE, _RATE, _P95,
     Column("p95, 15 min", lambda row: Cell(kind="spark", values=row.latency), width=130, stretch=1, drop=5),
-    Column("Confidence", lambda row: Cell(format.number(row.sample.confidence, 2)), width=90, right=True, drop=6),
+    Column("Confidence", lambda row: _value(format.number(row.sample.confidence, 2)), width=90, right=True, drop=6),
     _STATE, _MEMORY,
 ]  # fmt: skip
 
@@ -89,18 +98,16 @@ CANDIDATES: list[Column[Candidate]] = [
 ]  # fmt: skip
 
 
-def _replica_note(row: Replica) -> Cell:
-    if row.error is not None:
-        return Cell(row.error.message, color="wrong")
+def _replica_state(row: Replica) -> Cell:
+    mark, word = REPLICA[row.state]
     restarts = "" if not row.restarts else format.plural(row.restarts, "restart")
     retry = f"again in {format.duration(row.retry_in_s)}" if row.retry_in_s else ""
-    return Cell(format.joined(restarts, retry), color="muted")
+    return Cell(word, mark=mark, note=format.joined(restarts, retry))
 
 
 REPLICAS: list[Column[Replica]] = [
-    Column("Replica", lambda row: Cell(row.id, strong=True), width=90, stretch=1),
-    Column("State", lambda row: Cell(REPLICA[row.state][1], mark=REPLICA[row.state][0]), width=90, stretch=1),
-    Column("", _replica_note, width=80, stretch=2, drop=2),
+    Column("Replica", lambda row: Cell(row.id, strong=True), width=90, stretch=2),
+    Column("State", _replica_state, width=130, stretch=3),
     Column("Process", lambda row: Cell(str(row.pid or format.NONE), color="muted"), width=72, right=True, drop=1),
     Column("Memory", lambda row: Cell(format.size(row.memory_bytes), color="muted"), width=80, right=True),
 ]

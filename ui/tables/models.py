@@ -45,8 +45,12 @@ def _row(name: str, entry: CatalogEntry | None, station: Station) -> ModelRow:
     if serving:
         mark, word = DEPLOYMENT[serving[0].state]
         route = serving[0].route
-        fit = {"Ready": "serving"}.get(word, word.lower()) + (f" as {route}" if route != name else "")
-        fit += f", {format.size(serving[0].memory_bytes)} in memory" if serving[0].memory_bytes else ""
+        as_route = f" as {route}" if route != name else ""
+        if serving[0].state == "ready":
+            fit = f"serving{as_route}"
+            fit += f", {format.size(serving[0].memory_bytes)} in memory" if serving[0].memory_bytes else ""
+        else:
+            fit = f"deployed{as_route}: {word.lower()}"
     elif model is not None and not fit:
         mark, fit = "off", "here, not serving"
     return ModelRow(
@@ -66,11 +70,11 @@ def _action(row: ModelRow) -> Cell:
 
 
 MODELS: list[Column[ModelRow]] = [
-    Column("Model", lambda row: Cell(row.name, strong=True), width=150, stretch=3),
-    Column("Task", lambda row: Cell(row.task, color="muted"), width=120, stretch=1, drop=2),
-    Column("Size", lambda row: Cell(format.size(row.size_bytes)), width=76, right=True, drop=1),
-    Column("On this machine", lambda row: Cell(row.fit, mark=row.mark), width=190, stretch=6, drop=3),
-    Column("", _action, width=92, right=True),
+    Column("Model", lambda row: Cell(row.name, strong=True), width=132, stretch=1),
+    Column("Task", lambda row: Cell(row.task, color="muted"), width=150, drop=2),
+    Column("Size", lambda row: Cell(format.size(row.size_bytes)), width=74, right=True, drop=1),
+    Column("On this machine", lambda row: Cell(row.fit, mark=row.mark), width=190, stretch=8, drop=3),
+    Column("", _action, width=84, right=True),
 ]
 
 VERSIONS: list[Column[Version]] = [

@@ -44,12 +44,14 @@ def _runtime_action(row: Runtime) -> Cell:
     return Cell("", color="muted")
 
 
+def _runtime_state(row: Runtime) -> Cell:
+    mark, word = RUNTIME[row.state]
+    return Cell(word, mark=mark, color=COLORS[mark])
+
+
 RUNTIMES: list[Column[Runtime]] = [
     Column("Runtime", lambda row: Cell(row.name, strong=True), width=150, stretch=2),
-    Column(
-        "State", lambda row: Cell(RUNTIME[row.state][1], mark=RUNTIME[row.state][0], color=COLORS[RUNTIME[row.state][0]]),
-        width=116, stretch=1,
-    ),
+    Column("State", _runtime_state, width=116, stretch=1),
     Column("Version", lambda row: Cell(row.version or format.NONE, color="muted"), width=84, drop=2),
     Column("Size", lambda row: Cell(format.size(row.size_bytes), color="muted"), width=80, right=True, drop=3),
     Column("", lambda row: Cell(row.note or row.description, color="muted"), width=120, stretch=4, drop=4),
@@ -70,7 +72,9 @@ ENGINES: list[Column[Engine]] = [
 SETTINGS: list[Column[Setting]] = [
     Column("Setting", lambda row: Cell(row.key, strong=True), width=170, stretch=1),
     Column("Value", lambda row: Cell(value_text(row.value)), width=120, stretch=1),
-    Column("From", lambda row: Cell(row.source, color="muted" if row.source == "default" else "accent"), width=96, drop=2),
+    Column(
+        "From", lambda row: Cell(row.source, color="muted" if row.source == "default" else "text"), width=96, drop=2
+    ),
     Column("Meaning", lambda row: Cell(row.meaning, color="muted"), width=180, stretch=5, drop=1),
 ]
 

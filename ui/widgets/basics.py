@@ -3,23 +3,47 @@
 from collections.abc import Callable
 from typing import Literal
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QSize, Qt
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 Role = Literal[
-    "", "title", "heading", "card", "strong", "muted", "caption", "number", "unit", "good", "watch", "wrong", "chip", "key"
+    "",
+    "title",
+    "heading",
+    "card",
+    "strong",
+    "muted",
+    "caption",
+    "number",
+    "unit",
+    "good",
+    "watch",
+    "wrong",
+    "chip",
+    "key",
 ]
 ButtonKind = Literal["", "primary", "danger", "link"]
 
 
+class WrapLabel(QLabel):
+    """A wrapped label whose least height is one line: Qt's own asks for the height it would need when narrowest,
+    which makes every page scroll. Layouts still give it the height it needs at its width."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setWordWrap(True)
+        policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(40, self.fontMetrics().lineSpacing())
+
+
 def label(text: str = "", role: Role = "", *, wrap: bool = False, selectable: bool = False) -> QLabel:
-    made = QLabel(text)
+    made = WrapLabel(text) if wrap else QLabel(text)
     made.setProperty("role", role)
     made.setTextFormat(Qt.TextFormat.PlainText)
-    made.setWordWrap(wrap)
-    if wrap:
-        made.setMinimumWidth(40)
-        made.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
     if selectable:
         made.setTextInteractionFlags(
             Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard
@@ -45,7 +69,7 @@ def button(
     made.setAccessibleName(name or text)
     made.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
     if clicked is not None:
-        made.clicked.connect(lambda: clicked())
+        made.clicked.connect(lambda _checked: clicked())
     return made
 
 

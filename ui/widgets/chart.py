@@ -131,19 +131,21 @@ class Chart(QWidget):
             x = scale.x(moment)
             x = min(max(x, scale.left + width / 2), scale.left + scale.width - width / 2)
             painter.drawText(
-                QRectF(x - width, top, 2 * width, 16), Qt.AlignmentFlag.AlignCenter, clock(moment, with_seconds=with_seconds)
+                QRectF(x - width, top, 2 * width, 16),
+                Qt.AlignmentFlag.AlignCenter,
+                clock(moment, with_seconds=with_seconds),
             )
 
-    def _paint_line(self, painter: QPainter, scale: cm.Scale, line: Line, runs: list[list[tuple[float, float]]]) -> None:
+    def _paint_line(
+        self, painter: QPainter, scale: cm.Scale, line: Line, runs: list[list[tuple[float, float]]]
+    ) -> None:
         base = scale.y(0)
         for run in runs:
             points = [QPointF(scale.x(time), scale.y(value)) for time, value in run]
             if line.area:
                 painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(tokens().area())
-                painter.drawPolygon(
-                    QPolygonF([*points, QPointF(points[-1].x(), base), QPointF(points[0].x(), base)])
-                )
+                painter.drawPolygon(QPolygonF([*points, QPointF(points[-1].x(), base), QPointF(points[0].x(), base)]))
             pen = QPen(tokens().color(line.color), 1.6)
             pen.setJoinStyle(Qt.PenJoinStyle.RoundJoin)
             painter.setPen(pen)

@@ -71,7 +71,9 @@ class Legend(QWidget):
 class ChartCard(Card):
     """`show_lines` once a second; ``quiet`` replaces the chart by a sentence where there is nothing to draw."""
 
-    def __init__(self, title: str, unit: str, crosshair: Crosshair, *, fixed_max: float | None = None, tall: bool = False) -> None:
+    def __init__(
+        self, title: str, unit: str, crosshair: Crosshair, *, fixed_max: float | None = None, tall: bool = False
+    ) -> None:
         self.legend = Legend()
         super().__init__(title, self.legend)
         self.chart = Chart(title, unit, crosshair, fixed_max=fixed_max)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil, floor, isnan, log10
 
 from ui import format
 
@@ -88,7 +88,7 @@ def segments(
         if time > end:
             break
         value = values[index]
-        if value != value:
+        if isnan(value):
             continue
         here = floor(time / bucket)
         if here != slot:
@@ -119,7 +119,7 @@ def value_at(times: Sequence[float], values: Sequence[float], moment: float, wit
     best: float | None = None
     distance = within_s
     for at in (index - 1, index):
-        if 0 <= at < len(values) and abs(times[at] - moment) <= distance and values[at] == values[at]:
+        if 0 <= at < len(values) and abs(times[at] - moment) <= distance and not isnan(values[at]):
             best, distance = values[at], abs(times[at] - moment)
     return best
 
@@ -137,7 +137,7 @@ def tick_text(value: float, unit: str) -> str:
 
 def value_text(value: float | None, unit: str) -> str:
     """The current value of a line, as its legend says it."""
-    if value is None or value != value:
+    if value is None or isnan(value):
         return format.NONE
     if unit == "B":
         return format.size(value)

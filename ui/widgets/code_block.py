@@ -26,6 +26,7 @@ class CodeBlock(QWidget):
         self._text.setFont(font(12, mono=True))
         self._text.setLineWrapMode(QPlainTextEdit.LineWrapMode.WidgetWidth)
         self._text.setAccessibleName(title)
+        self._text.document().documentLayout().documentSizeChanged.connect(lambda _: self._fit_height())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(10)
@@ -48,8 +49,12 @@ class CodeBlock(QWidget):
         text = self._code.get(self._language.current(), "")
         if text != self._text.toPlainText():
             self._text.setPlainText(text)
-        lines = max((code.count("\n") + 1 for code in self._code.values()), default=1)
-        self._text.setFixedHeight(min(320, 24 + 17 * (lines + 1)))
+        self._fit_height()
+
+    def _fit_height(self) -> None:
+        """As high as the text; a plain text document counts its height in lines, wrapped ones included."""
+        lines = self._text.document().documentLayout().documentSize().height()
+        self._text.setFixedHeight(int(min(20, max(2, lines)) * self._text.fontMetrics().lineSpacing()) + 26)
 
     def _copy_code(self) -> None:
         QGuiApplication.clipboard().setText(self.text())

@@ -28,4 +28,4 @@ class Confirm(QDialog):
         layout.addWidget(words)
         layout.addSpacing(6)
         layout.addLayout(row(None, self.keep, self.agree))
-        self.accepted.connect(lambda: act())
+        self.accepted.connect(act)

@@ -4,7 +4,14 @@ from array import array
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import (
-    QColor, QDragEnterEvent, QDropEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen,
+    QColor,
+    QDragEnterEvent,
+    QDropEvent,
+    QImage,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
 )  # fmt: skip
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -35,7 +42,7 @@ class DrawingPad(QWidget):
         self.setFixedHeight(self._side())
 
     def _side(self) -> int:
-        return 8 * 46 if self.rows <= 8 else 368
+        return 8 * 52 if self.rows <= 8 else 416
 
     def _new_ink(self) -> QImage:
         fine = FINE if self.rows <= CELLS else 1
@@ -107,7 +114,13 @@ class DrawingPad(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         thickness = self._ink.width() * (0.11 if self.rows <= CELLS else 0.05)
         painter.setPen(
-            QPen(Qt.GlobalColor.white, thickness, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, Qt.PenJoinStyle.RoundJoin)
+            QPen(
+                Qt.GlobalColor.white,
+                thickness,
+                Qt.PenStyle.SolidLine,
+                Qt.PenCapStyle.RoundCap,
+                Qt.PenJoinStyle.RoundJoin,
+            )
         )
         begin, finish = (QPointF((p.x() - box.left()) * fine, (p.y() - box.top()) * fine) for p in (start, end))
         painter.drawLine(begin, finish + QPointF(0.01, 0))

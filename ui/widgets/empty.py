@@ -11,7 +11,9 @@ from ui.widgets.icon import pixmap
 
 
 class Empty(QWidget):
-    def __init__(self, icon_name: str, title: str, text: str, action: str = "", act: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, icon_name: str, title: str, text: str, action: str = "", act: Callable[[], object] | None = None
+    ) -> None:
         super().__init__()
         self._icon_name = icon_name
         self._icon = QLabel()

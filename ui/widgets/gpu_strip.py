@@ -22,7 +22,11 @@ def items_of(hardware: Hardware | None) -> list[Item]:
         memory = hardware.memory_used_bytes / hardware.memory_total_bytes if hardware.memory_total_bytes else 0.0
         return [
             ("CPU", hardware.cpu_percent / 100, f"{hardware.cpu_percent:.0f} %"),
-            ("Memory", memory, format.size_of(hardware.memory_used_bytes, hardware.memory_total_bytes).replace(" of ", " / ")),
+            (
+                "Memory",
+                memory,
+                format.size_of(hardware.memory_used_bytes, hardware.memory_total_bytes).replace(" of ", " / "),
+            ),
         ]
     items: list[Item] = []
     for gpu in hardware.gpus[:2]:

@@ -33,7 +33,9 @@ class Meter(QWidget):
         self.setAccessibleName(name)
         if width is not None:
             self.setFixedWidth(width)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding if width is None else QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.setSizePolicy(
+            QSizePolicy.Policy.Expanding if width is None else QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed
+        )
 
     def sizeHint(self) -> QSize:
         return QSize(80, self._height + 8)

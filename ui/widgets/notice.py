@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import msgspec
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QPlainTextEdit, QVBoxLayout
 
@@ -24,7 +25,8 @@ class Notice(QFrame):
         self._more = button("Details", self._toggle, "link")
         self._copy = button("Copy details", self._copy_details, "link")
         self._close = button("Dismiss", self.hide, "link")
-        self._close.setVisible(dismissible)
+        if not dismissible:
+            self._close.hide()
         self.action = button("")
         self._on_action: Callable[[], object] | None = None
         self.action.clicked.connect(lambda: self._on_action and self._on_action())
@@ -48,15 +50,16 @@ class Notice(QFrame):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(14, 12, 14, 10)
         layout.setSpacing(10)
-        layout.addWidget(self._dot)
-        layout.setAlignment(self._dot, layout.alignment())
+        layout.addWidget(self._dot, 0, Qt.AlignmentFlag.AlignTop)
         layout.addLayout(texts, 1)
         self.hide()
 
     def show_text(self, mark: Mark, message: str, hint: str = "") -> None:
         self._show(mark, message, hint, "")
 
-    def show_problem(self, problem: Problem, does: str = "", *, action: str = "", act: Callable[[], object] | None = None) -> None:
+    def show_problem(
+        self, problem: Problem, does: str = "", *, action: str = "", act: Callable[[], object] | None = None
+    ) -> None:
         """``does`` says what the problem means for the user: "digits was not started"."""
         message = f"{does}: {problem.message}" if does else problem.message
         details = f"{problem.code}\n{problem.message}\n{problem.hint}".strip()

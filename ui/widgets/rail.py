@@ -1,7 +1,7 @@
 """The rail: the pages, counts where a count asks for action, and the station at its foot."""
 
-from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QFocusEvent, QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QButtonGroup, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from ui.theme import font, tokens
@@ -12,11 +12,25 @@ from ui.words import Mark
 
 WIDE, NARROW = 200, 56
 SECTIONS: list[tuple[str, list[tuple[str, str, str]]]] = [
-    ("", [("overview", "Overview", "layout-dashboard"), ("models", "Models", "box"), ("deployments", "Deployments", "rocket")]),
+    (
+        "",
+        [
+            ("overview", "Overview", "layout-dashboard"),
+            ("models", "Models", "box"),
+            ("deployments", "Deployments", "rocket"),
+        ],
+    ),
     ("Watch", [("monitor", "Monitor", "activity")]),
     ("Try", [("playground", "Playground", "flask-conical")]),
-    ("Station", [("jobs", "Jobs", "list-checks"), ("hardware", "Hardware", "cpu"), ("settings", "Settings", "sliders-horizontal")]),
-]  # fmt: skip
+    (
+        "Station",
+        [
+            ("jobs", "Jobs", "list-checks"),
+            ("hardware", "Hardware", "cpu"),
+            ("settings", "Settings", "sliders-horizontal"),
+        ],
+    ),
+]
 
 
 class RailItem(QAbstractButton):
@@ -29,6 +43,7 @@ class RailItem(QAbstractButton):
         self.folded = False
         self.badge = 0
         self.urgent = False
+        self._by_key = False
         self.setText(text)
         self.setAccessibleName(text)
         self.setCheckable(True)
@@ -46,6 +61,10 @@ class RailItem(QAbstractButton):
             self.setAccessibleDescription(f"{count}" if count else "")
             self.update()
 
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        self._by_key = event.reason() in {Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason}
+        super().focusInEvent(event)
+
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() in {Qt.Key.Key_Return, Qt.Key.Key_Enter}:
             self.click()
@@ -62,13 +81,15 @@ class RailItem(QAbstractButton):
             painter.setPen(Qt.PenStyle.NoPen)
             painter.setBrush(t.color("selection" if chosen else "raised"))
             painter.drawRoundedRect(box, 6, 6)
-        if self.hasFocus():
+        if self.hasFocus() and self._by_key:
             painter.setPen(QPen(t.color("accent"), 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(box.adjusted(0.5, 0.5, -0.5, -0.5), 6, 6)
         color = t.text if chosen else t.muted
         left = (box.width() - 16) / 2 if self.folded else 10
-        painter.drawPixmap(round(left), round((box.height() - 16) / 2), pixmap(self._icon, color, 16, self.devicePixelRatioF()))
+        painter.drawPixmap(
+            round(left), round((box.height() - 16) / 2), pixmap(self._icon, color, 16, self.devicePixelRatioF())
+        )
         if not self.folded:
             painter.setFont(font(13, 500 if chosen else 400))
             painter.setPen(t.color("text" if chosen else "muted"))
@@ -128,8 +149,6 @@ class Foot(QWidget):
             self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        from PySide6.QtCore import QPointF
-
         painter = QPainter(self)
         painter.setFont(font(12))
         metrics = QFontMetricsF(painter.font())
@@ -139,9 +158,13 @@ class Foot(QWidget):
         room = self.width() - 28
         painter.setPen(tokens().color("muted"))
         elide = Qt.TextElideMode.ElideRight
-        painter.drawText(QRectF(24, 10, room, 20), Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(self._first, elide, room))
+        painter.drawText(
+            QRectF(24, 10, room, 20), Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(self._first, elide, room)
+        )
         painter.setFont(font(11))
-        painter.drawText(QRectF(24, 32, room, 20), Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(self._second, elide, room))
+        painter.drawText(
+            QRectF(24, 32, room, 20), Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(self._second, elide, room)
+        )
 
 
 class Rail(QWidget):
@@ -185,7 +208,8 @@ class Rail(QWidget):
 
     def set_folded(self, folded: bool) -> None:
         self.setFixedWidth(NARROW if folded else WIDE)
-        for part in (self._brand, self.foot, *self.items.values()):
+        parts: list[Brand | Foot | RailItem] = [self._brand, self.foot, *self.items.values()]
+        for part in parts:
             part.folded = folded
             part.update()
         for item in self.items.values():

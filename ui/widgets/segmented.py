@@ -20,13 +20,19 @@ class Segmented(QFrame):
         self._layout = QHBoxLayout(self)
         self._layout.setContentsMargins(1, 1, 1, 1)
         self._layout.setSpacing(0)
-        self.set_choices(choices or [])
+        self._fill(choices or [])
+        if not choices:
+            self.hide()
 
     def set_choices(self, choices: list[tuple[str, str]]) -> None:
         """(key, label) pairs; the current choice stays if it is still among them, else the first is taken."""
         keys, labels = [key for key, _ in choices], [text for _, text in choices]
-        if (keys, labels) == (self._keys, self._labels):
-            return
+        if (keys, labels) != (self._keys, self._labels):
+            self._fill(choices)
+            self.setVisible(bool(choices))
+
+    def _fill(self, choices: list[tuple[str, str]]) -> None:
+        keys, labels = [key for key, _ in choices], [text for _, text in choices]
         current = self.current()
         for old in self._group.buttons():
             self._group.removeButton(old)
@@ -44,7 +50,6 @@ class Segmented(QFrame):
             made.clicked.connect(lambda _=False, key=key: self.chosen.emit(key))
             self._group.addButton(made, index)
             self._layout.addWidget(made)
-        self.setVisible(bool(choices))
         if keys:
             self.set_current(current if current in keys else keys[0])
 

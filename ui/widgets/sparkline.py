@@ -1,6 +1,7 @@
 """A line without axes, zero-based, for a cell or a card."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QPen, QPolygonF
@@ -19,14 +20,14 @@ def thin(values: Sequence[float], count: int) -> list[float]:
     groups += [values[at : at + step] for at in range(start, len(values), step)]
     means = []
     for group in groups:
-        known = [value for value in group if value == value]
+        known = [value for value in group if not isnan(value)]
         means.append(sum(known) / len(known) if known else float("nan"))
     return means
 
 
 def draw_sparkline(painter: QPainter, box: QRectF, values: Sequence[float]) -> None:
     """``values`` evenly spaced, oldest first; `nan` leaves a gap."""
-    known = [value for value in values if value == value]
+    known = [value for value in values if not isnan(value)]
     if len(values) < 2 or not known:
         return
     painter.save()
@@ -36,7 +37,7 @@ def draw_sparkline(painter: QPainter, box: QRectF, values: Sequence[float]) -> N
     run: list[QPointF] = []
     runs = [run]
     for index, value in enumerate(values):
-        if value != value:
+        if isnan(value):
             run = []
             runs.append(run)
         else:

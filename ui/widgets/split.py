@@ -6,17 +6,27 @@ from PySide6.QtWidgets import QBoxLayout, QWidget
 
 
 class Split(QWidget):
-    """Two parts sharing the width ``shares``; below ``breakpoint_px`` of its own width the second goes under."""
+    """Two parts sharing the width by ``shares``; where it is less than ``breakpoint_px`` the second goes under the
+    first. ``equal`` makes both as high as the higher one."""
 
-    def __init__(self, first: QWidget, second: QWidget, shares: tuple[int, int] = (8, 5), breakpoint_px: int = 760) -> None:
+    def __init__(
+        self,
+        first: QWidget,
+        second: QWidget,
+        shares: tuple[int, int] = (8, 5),
+        breakpoint_px: int = 760,
+        *,
+        equal: bool = False,
+    ) -> None:
         super().__init__()
         self._shares, self._breakpoint = shares, breakpoint_px
         self._layout = QBoxLayout(QBoxLayout.Direction.LeftToRight, self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setSpacing(16)
-        top = Qt.AlignmentFlag.AlignTop
-        self._layout.addWidget(first, shares[0], top)
-        self._layout.addWidget(second, shares[1], top)
+        for part, share in zip((first, second), shares, strict=True):
+            self._layout.addWidget(part, share)
+            if not equal:
+                self._layout.setAlignment(part, Qt.AlignmentFlag.AlignTop)
 
     def stacked(self) -> bool:
         return self._layout.direction() == QBoxLayout.Direction.TopToBottom

@@ -2,10 +2,26 @@
 
 from typing import Any
 
-from PySide6.QtCore import QItemSelection, QModelIndex, QPersistentModelIndex, QPointF, QRectF, QSize, Qt, QTimer, Signal
+from PySide6.QtCore import (
+    QItemSelection,
+    QModelIndex,
+    QPersistentModelIndex,
+    QPointF,
+    QRectF,
+    QSize,
+    Qt,
+    QTimer,
+    Signal,
+)
 from PySide6.QtGui import QFontMetricsF, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import (
-    QAbstractItemView, QHeaderView, QSizePolicy, QStyledItemDelegate, QStyle, QStyleOptionViewItem, QTableView,
+    QAbstractItemView,
+    QHeaderView,
+    QSizePolicy,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableView,
 )  # fmt: skip
 
 from ui.tables.base import CELL_ROLE, Cell, RowsModel, fit
@@ -29,12 +45,14 @@ def button_box(cell: QRectF, text: str, *, right: bool) -> QRectF:
 class CellDelegate(QStyledItemDelegate):
     """Paints `Cell`s in the colours of the theme."""
 
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
+    def paint(
+        self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex
+    ) -> None:
         cell: Cell = index.data(CELL_ROLE)
         model: Any = index.model()
         right = model.columns[index.column()].right
-        state: Any = option.state  # type: ignore[attr-defined]
-        box = QRectF(option.rect)  # type: ignore[attr-defined]
+        state: Any = option.state
+        box = QRectF(option.rect)
         t = tokens()
         painter.save()
         if state & QStyle.StateFlag.State_Selected:
@@ -101,7 +119,9 @@ class Table(QTableView):
     picked = Signal(str)
     acted = Signal(str, str)
 
-    def __init__(self, name: str, model: RowsModel[Any], *, row_height: int = 40, max_rows: int = 14, selectable: bool = True) -> None:
+    def __init__(
+        self, name: str, model: RowsModel[Any], *, row_height: int = 40, max_rows: int = 14, selectable: bool = True
+    ) -> None:
         super().__init__()
         self._rows = model
         self._row_height, self._max_rows = row_height, max_rows
