@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from app.schema.manage import Change, Kind, Snapshot
@@ -35,7 +35,7 @@ class Bus:
         for waker in self._wakers:
             waker.set()
 
-    async def subscribe(self, last_id: int | None = None) -> AsyncIterator[tuple[int, Snapshot | Change]]:
+    async def subscribe(self, last_id: int | None = None) -> AsyncGenerator[tuple[int, Snapshot | Change], None]:
         """A snapshot, then changes for ever; or only the changes after ``last_id`` if they are still known."""
         waker = asyncio.Event()
         self._wakers.add(waker)

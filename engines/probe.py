@@ -46,8 +46,8 @@ def _cuda_provider_error(ort: Any) -> str:
     name = "onnxruntime_providers_cuda.dll" if sys.platform == "win32" else "libonnxruntime_providers_cuda.so"
     shared = "onnxruntime_providers_shared.dll" if sys.platform == "win32" else "libonnxruntime_providers_shared.so"
     try:
-        ctypes.CDLL(folder / shared, mode=getattr(ctypes, "RTLD_GLOBAL", 0))
-        ctypes.CDLL(folder / name)
+        ctypes.CDLL(str(folder / shared), mode=getattr(ctypes, "RTLD_GLOBAL", 0))
+        ctypes.CDLL(str(folder / name))
     except OSError as error:
         return str(error)
     return ""

@@ -23,7 +23,7 @@ from app.workers.probe import Prober
 from app.workers.runtimes import Runtimes
 
 _spec = msgspec.json.Decoder(DeploymentSpec)
-_job = msgspec.json.Decoder(JobRequest)  # type: ignore[arg-type]
+_job = msgspec.json.Decoder(JobRequest)
 _encoder = msgspec.json.Encoder()
 MOST_ITEMS = 1000
 #: A comment line keeps idle connections, and whatever sits between, from being taken for dead.
@@ -174,7 +174,7 @@ class Manage:
         stopping = asyncio.create_task(self.stopping.wait())
         try:
             while not self.stopping.is_set():
-                following = following or asyncio.ensure_future(anext(changes))  # type: ignore[arg-type]
+                following = following or asyncio.ensure_future(anext(changes))
                 await asyncio.wait([following, stopping], timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
                 if following.done():
                     number, message = following.result()

@@ -66,13 +66,12 @@ class Serving:
     def _open(self, ready: Ready) -> None:
         """The first replica says what the model is: now its queue can be made."""
         d = self._deployment
-        kind = "language" if ready.language is not None else "tensor"
         self._metrics = self._metrics_of_all.route(
             d.route,
             model=d.model,
             version=d.version,
-            kind=kind,
-            engine=ready.engine,  # type: ignore[arg-type]
+            kind="language" if ready.language is not None else "tensor",
+            engine=ready.engine,
         )
         queue_limit = int(self._option("queue_limit", self._settings.queue_limit))
         if ready.language is not None:

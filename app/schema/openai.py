@@ -32,7 +32,8 @@ class _Sampling(msgspec.Struct, kw_only=True):
 
 
 class CompletionRequest(_Sampling, kw_only=True):
-    prompt: str | list[str] | list[int]
+    prompt: str | list[str | int]
+    """A text, a list with one text, or the tokens."""
     echo: bool = False
     suffix: str | None = None
     logprobs: int | None = None

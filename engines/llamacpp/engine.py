@@ -109,7 +109,8 @@ class LlamaCppEngine:
             request,
             Sequence(request.id, list(prompt), reuse=request.cache_prompt),
             Sampler(request.sampling, prompt),
-            Detokenizer(request.stop + stop),
+            # Who wants no end of text does not want the template's own either.
+            Detokenizer(request.stop + ([] if request.ignore_eos else stop)),
             prompt_tokens=len(prompt),
             max_tokens=room if request.max_tokens < 0 else min(request.max_tokens, room),
         )

@@ -15,7 +15,6 @@ from engines.protocol import Sampling
 
 #: Tokens back from the end that the penalties look at (llama.cpp's ``repeat_last_n``).
 PENALTY_WINDOW = 64
-_BLOCK = 256
 
 
 def top_candidates(row: np.ndarray, count: int) -> np.ndarray:
@@ -24,16 +23,17 @@ def top_candidates(row: np.ndarray, count: int) -> np.ndarray:
     The ``count``-th largest of the blocks' maxima is a lower bound for the ``count``-th largest logit, and only
     blocks that reach it need to be looked at.
     """
-    blocks = len(row) // _BLOCK
+    size = 1 << (len(row).bit_length() // 2)
+    blocks = len(row) // size
     if count >= blocks:
         return np.arange(len(row))
-    whole = row[: blocks * _BLOCK].reshape(blocks, _BLOCK)
+    whole = row[: blocks * size].reshape(blocks, size)
     peaks = whole.max(axis=1)
     bound = np.partition(peaks, blocks - count)[blocks - count]
-    (chosen,) = np.nonzero(peaks >= bound)
+    chosen = np.flatnonzero(peaks >= bound)
     block, offset = np.nonzero(whole[chosen] >= bound)
-    rest = np.arange(blocks * _BLOCK, len(row))
-    return np.concatenate([chosen[block] * _BLOCK + offset, rest])
+    rest = np.arange(blocks * size, len(row))
+    return np.concatenate([chosen[block] * size + offset, rest])
 
 
 class Sampler:

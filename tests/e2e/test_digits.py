@@ -96,7 +96,12 @@ def test_two_daemons_never_share_a_data_directory(daemon):
 
     environment = {**os.environ, "PILOTHOUSE_DATA_DIR": str(daemon.data_dir)}
     second = subprocess.run(
-        [sys.executable, "-m", "app", "serve", "--port", "0"], env=environment, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "app", "serve", "--port", "0"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert second.returncode == 1
     assert "another Pilothouse daemon" in second.stderr

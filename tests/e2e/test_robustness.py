@@ -151,7 +151,9 @@ def test_a_bad_declaration_names_the_field_and_changes_nothing(daemon):
         return reply.json()["error"]
 
     assert refused({"model": "digits", "settings": {"nonsense": 1}})["details"]["field"] == "settings.nonsense"
-    assert refused({"model": "digits", "settings": {"max_batch_size": 0}})["details"]["field"] == "settings.max_batch_size"
+    assert (
+        refused({"model": "digits", "settings": {"max_batch_size": 0}})["details"]["field"] == "settings.max_batch_size"
+    )
     assert refused({"model": "digits", "replicas": 0})["details"]["field"] == "replicas"
     assert refused({"model": "nobody"})["code"] == "model_not_found"
     assert "modle" in refused({"modle": "digits"})["message"]

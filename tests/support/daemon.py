@@ -17,7 +17,7 @@ READY = "pilothouse ready on "
 
 
 class RunningDaemon:
-    """``with RunningDaemon(folder) as daemon``: ends it and its workers. `kill` and `start` again as often as needed."""
+    """``with RunningDaemon(folder) as daemon``: ended with its workers. `kill` and `start` it as often as needed."""
 
     def __init__(self, data_dir: Path, **environment: str):
         self.data_dir = data_dir
