@@ -100,6 +100,8 @@ _BLOCKS = {
     16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
     23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
 }  # fmt: skip
+#: Most that ggml knows.
+_DIMENSIONS = 4
 #: ``general.file_type`` → the name that everyone writes
 _FILE_TYPES = {
     0: "fp32", 1: "fp16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s",
@@ -177,8 +179,10 @@ def _value(reader: _Reader, kind: int) -> Any:
 def _tensor_end(reader: _Reader) -> int:
     """Where the data of the next tensor ends, from the start of the data section."""
     reader.skip(reader.unpack(_U64))  # its name
-    values = 1
-    for _ in range(reader.unpack(_U32)):
+    values, dimensions = 1, reader.unpack(_U32)
+    if dimensions > _DIMENSIONS:
+        raise _Refusal(f"it has a tensor of {dimensions} dimensions")
+    for _ in range(dimensions):
         values *= reader.unpack(_U64)
     kind, offset = reader.unpack(_U32), reader.unpack(_U64)
     per_block, block_bytes = _BLOCKS.get(kind, (1, 0))

@@ -1,7 +1,9 @@
 """A real HTTP file server on loopback that misbehaves on request."""
 
+import contextlib
 import hashlib
 import re
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +41,7 @@ class RangeServer:
     def __enter__(self) -> "RangeServer":
         self._turn = threading.Condition()
         self._closed = False
+        self.connections: set[socket.socket] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"owner": self}))
         self._server.daemon_threads = False  # so that closing waits for them
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -51,6 +54,9 @@ class RangeServer:
             self._turn.notify_all()
         self._server.shutdown()
         self._thread.join()
+        for connection in list(self.connections):  # kept alive by a client: nobody will speak on it any more
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
 
     @property
@@ -92,25 +98,29 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def handle(self) -> None:
+        self.owner.connections.add(self.connection)
         try:
             super().handle()
-        except (ConnectionError, BrokenPipeError):
+        except ConnectionError:
             self.close_connection = True
+        finally:
+            self.owner.connections.discard(self.connection)
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
         owner = self.owner
-        seen = Seen(self.path, self.headers.get("range"), {key.lower(): value for key, value in self.headers.items()})
+        path = self.path.partition("?")[0]
+        seen = Seen(path, self.headers.get("range"), {key.lower(): value for key, value in self.headers.items()})
         owner.seen.append(seen)
         if owner.failures:
             return self._empty(owner.failures.pop(0))
-        if self.path in owner.redirects:
-            return self._empty(302, {"location": owner.redirects[self.path]})
-        content = owner.files.get(self.path)
+        if path in owner.redirects:
+            return self._empty(302, {"location": owner.redirects[path]})
+        content = owner.files.get(path)
         if content is None:
-            return self._empty(404, owner.extra_headers.get(self.path, {}))
+            return self._empty(404, owner.extra_headers.get(path, {}))
         etag = f'"{hashlib.sha1(content).hexdigest()}"'
         start, end = 0, len(content)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", seen.range or "") if owner.ranges else None
@@ -126,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         if owner.etags:
             self.send_header("etag", etag)
-        for key, value in owner.extra_headers.get(self.path, {}).items():
+        for key, value in owner.extra_headers.get(path, {}).items():
             self.send_header(key, value)
         self.send_header("content-length", str(end - start))
         self.end_headers()

@@ -28,9 +28,7 @@ def described(**more):
 
 async def test_a_version_is_there_for_the_caller_the_bus_and_the_next_daemon(registry, finished, store, data, bus):
     source = finished(b"weights")
-    version = await registry.add_version(
-        "net", files=[("net.onnx", source)], **described(metadata={"labels": ["a"]})
-    )
+    version = await registry.add_version("net", files=[("net.onnx", source)], **described(metadata={"labels": ["a"]}))
     assert version.version == 1
     assert version.digest == "sha256:" + hashlib.sha256(b"weights").hexdigest()
     assert registry.path("net", 1) == data.models / "net" / "1" / "net.onnx"
