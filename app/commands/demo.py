@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +17,7 @@ from app.client import Client, ClientError
 from app.commands import deploy, desktop
 from app.commands.console import Progress, one_line
 from app.errors import PilothouseError
-from app.paths import resource
+from app.paths import default_data_dir, resource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +125,8 @@ class Demo:
         image = held_out()[0][0].ravel().astype(int).tolist()
         body = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": image}]}
         self._line("look", f"{self._client.url}/docs, {self._client.url}/metrics")
-        self._line("try", "pilothouse run digits --sample 7")
+        elsewhere = "" if self._session.data.root == default_data_dir() else f" --data-dir {self._session.data.root}"
+        self._line("try", f"{program()} run {ROUTE} --sample 7{elsewhere}")
         text = json.dumps(body, separators=(",", ":"))
         self._line("or", f"curl -s {self._client.url}/v2/models/{ROUTE}/infer -d '{text}'")
 
@@ -235,6 +239,14 @@ class Demo:
             "duration_s": took_s,
             "ttft_ms": first_s and first_s * 1000,
         }
+
+
+def program() -> str:
+    """How the program is called from this shell: an environment's own folder is seldom on the path."""
+    if shutil.which("pilothouse"):
+        return "pilothouse"
+    called = Path(sys.argv[0])
+    return str(called) if called.stem == "pilothouse" else f"{Path(sys.executable)} -m app"
 
 
 def engine(served: dict[str, Any]) -> str:
