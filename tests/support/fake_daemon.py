@@ -407,7 +407,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _events(self) -> None:
         fake = self.daemon_
-        fake.event_headers.append(dict(self.headers))
+        fake.event_headers.append({name.lower(): value for name, value in self.headers.items()})
         self._begin_stream()
         reader: queue.Queue[bytes | None] = queue.Queue()
         with fake._lock:

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QColor, QImage
+from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from ui.stores.marks import Moment
 from ui.theme import Theme, tokens
 from ui.widgets import chart_math as cm
+from ui.widgets.basics import column
 from ui.widgets.chart import Chart, Crosshair, Line
 from ui.widgets.chart_card import ChartCard
 from ui.widgets.sparkline import thin
@@ -97,11 +99,14 @@ def test_the_crosshair_is_shared_and_the_legend_reads_it(qtbot: QtBot, theme: Th
     crosshair = Crosshair()
     cards = [ChartCard("Latency", "ms", crosshair), ChartCard("Queue depth", "", crosshair)]
     times = [float(second) for second in range(61)]
+    page = QWidget()
+    qtbot.addWidget(page)
+    page.setLayout(column(*cards))
+    page.resize(400, 400)
+    page.show()
     for card in cards:
-        qtbot.addWidget(card)
-        card.resize(400, 200)
-        card.show()
         card.show_lines([Line("p50", "series_1", times, times)], 0, 60, [Moment(30, "restarted")])
+    page.grab()  # lays it out
     assert cards[0].legend.text() == "p50 60 ms"
     chart = cards[0].chart
     scale = chart.scale(chart.ticks(chart.runs()))

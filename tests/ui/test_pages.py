@@ -83,7 +83,7 @@ def test_serve_when_ready_deploys_once_the_download_has_succeeded(
     window.show_page("models")
     window.models.table.select("qwen3-8b")
     window.models.detail.serve.click()
-    assert window.models.detail.serve.text() == "Will serve when ready"
+    qtbot.waitUntil(lambda: window.models.detail.serve.text() == "Will serve when ready")
     job = daemon.state["job"]["j1"] | {
         "state": "succeeded",
         "progress": 1.0,
@@ -372,10 +372,13 @@ def overlaps(parent: QWidget) -> list[str]:
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_overlaps(qtbot: QtBot, window: Window, name: str, size: tuple[int, int]) -> None:
     window.resize(*size)
-    for theme in ("light", "dark"):
-        window.set_theme(theme)
+    for route in ("digits", "assistant"):
         window.show_page(name)
-        window.refresh()
+        if name == "monitor":
+            window.watch(route)
+        if name == "playground":
+            window.try_route(route)
+        window.deployments.table.select(route)
         qtbot.wait(30)  # one pass of the event loop lays everything out
         page = window.page()
         inner = page.widget()
@@ -392,7 +395,4 @@ def test_controls_have_names_and_take_the_keyboard(window: Window, name: str) ->
         if button.objectName().startswith("qt_") or button.metaObject().className() == "QTableCornerButton":
             continue
         assert button.accessibleName(), button
-        group = button.group()
-        # Of a group in which one is chosen Qt gives Tab to that one, and the arrow keys move among the rest.
-        entrance = group.checkedButton() if group is not None else button
-        assert entrance.focusPolicy() & Qt.FocusPolicy.TabFocus, button
+        assert button.focusPolicy() & Qt.FocusPolicy.TabFocus, button

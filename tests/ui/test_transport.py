@@ -61,7 +61,7 @@ def test_the_stream_resumes_after_the_last_id(qtbot: QtBot, daemon: FakeDaemon) 
     try:
         with qtbot.waitSignal(stream.connected, timeout=8000):
             stream.retry_now()
-        assert again.event_headers[-1]["Last-Event-ID"] == "1"
+        assert again.event_headers[-1]["last-event-id"] == "1"
     finally:
         stream.close()
         again.stop()

@@ -31,7 +31,7 @@ class Page(QScrollArea):
         self._inner.setObjectName("page")
         self.setWidget(self._inner)
         self._sentence = label("", "muted", wrap=True)
-        self._actions = row(spacing=8)
+        self._actions = row(None, spacing=8)
         self._header = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._header.setSpacing(12)
         self._header.addLayout(column(label(self.title, "title"), self._sentence, spacing=2), 1)
@@ -49,7 +49,7 @@ class Page(QScrollArea):
     def act(self, *items: QWidget) -> None:
         """Puts controls at the right of the title."""
         for item in items:
-            self._actions.addWidget(item)
+            self._actions.insertWidget(self._actions.count() - 1, item)
 
     def add(self, item: QWidget | QLayout, stretch: int = 0) -> None:
         if isinstance(item, QWidget):

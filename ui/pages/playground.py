@@ -1,7 +1,7 @@
 """Playground: try a route by hand, and take the same call away as code."""
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QStackedWidget, QWidget
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from app.schema.manage import Deployment
 from ui import format
@@ -29,10 +29,13 @@ class PlaygroundPage(Page):
             "flask-conical", "Nothing to try yet", "Serve a model, then draw, type or chat with it here.",
             "Choose a model", self.wanted_models.emit,
         )  # fmt: skip
-        self._stack = _Stack()
+        self._holder = QWidget()
+        self._stack = QVBoxLayout(self._holder)
+        self._stack.setContentsMargins(0, 0, 0, 0)
+        self._shown: Panel | None = None
         self._panels: dict[tuple[str, str, int], Panel] = {}
         self.add(self.empty)
-        self.add(self._stack)
+        self.add(self._holder)
         self.body.addStretch(1)
 
     def try_route(self, route: str) -> None:
@@ -41,8 +44,8 @@ class PlaygroundPage(Page):
         self.refresh()
 
     def panel(self) -> Panel | None:
-        shown = self._stack.currentWidget()
-        return shown if isinstance(shown, ChatPanel | TensorPanel) else None
+        """The one in sight."""
+        return self._shown
 
     def refresh(self) -> None:
         station = self.session.station
@@ -52,14 +55,17 @@ class PlaygroundPage(Page):
         self.route.set_choices([(route, route) for route in served])
         deployment = served.get(self.route.current())
         self.empty.setVisible(deployment is None and station.loaded)
-        self._stack.setVisible(deployment is not None)
+        self._holder.setVisible(deployment is not None)
         self._drop(set(station.deployments))
         if deployment is None:
             self.say("No route is serving" if station.loaded else "Asking the daemon…")
             return
         panel = self._panel_of(deployment)
-        if self._stack.currentWidget() is not panel:
-            self._stack.setCurrentWidget(panel)
+        if self._shown is not panel:
+            if self._shown is not None:
+                self._shown.hide()
+            panel.show()
+            self._shown = panel
         panel.show_deployment(deployment)
         sample = station.samples.get(deployment.route)
         speed = f"p50 {format.milliseconds(sample.p50_ms)}" if sample and sample.p50_ms is not None else ""
@@ -82,16 +88,6 @@ class PlaygroundPage(Page):
         for key in [key for key in self._panels if key[0] not in routes]:
             panel = self._panels.pop(key)
             self._stack.removeWidget(panel)
+            self._shown = None if self._shown is panel else self._shown
+            panel.hide()
             panel.deleteLater()
-
-
-class _Stack(QStackedWidget):
-    """As high as the page it shows, not as the highest."""
-
-    def sizeHint(self):
-        shown: QWidget | None = self.currentWidget()
-        return shown.sizeHint() if shown is not None else super().sizeHint()
-
-    def minimumSizeHint(self):
-        shown: QWidget | None = self.currentWidget()
-        return shown.minimumSizeHint() if shown is not None else super().minimumSizeHint()

@@ -1,8 +1,10 @@
 """The rail: the pages, counts where a count asks for action, and the station at its foot."""
 
+from functools import partial
+
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QFocusEvent, QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QAbstractButton, QButtonGroup, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QAbstractButton, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from ui.theme import font, tokens
 from ui.widgets.basics import label, rule
@@ -180,7 +182,6 @@ class Rail(QWidget):
         self.items: dict[str, RailItem] = {}
         self._sections: list[QLabel] = []
         self._brand, self.foot = Brand(), Foot()
-        self._group = QButtonGroup(self)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 0, 11, 8)
         layout.setSpacing(2)
@@ -194,8 +195,7 @@ class Rail(QWidget):
                 layout.addWidget(heading)
             for key, text, icon_name in pages:
                 item = RailItem(key, text, icon_name)
-                item.clicked.connect(lambda _=False, key=key: self.chosen.emit(key))
-                self._group.addButton(item)
+                item.clicked.connect(partial(self._choose, key))
                 self.items[key] = item
                 layout.addWidget(item)
         layout.addStretch(1)
@@ -204,7 +204,13 @@ class Rail(QWidget):
         self.set_folded(False)
 
     def set_current(self, key: str) -> None:
-        self.items[key].setChecked(True)
+        # Not a QButtonGroup: that takes the unchosen ones out of the order of the Tab key.
+        for name, item in self.items.items():
+            item.setChecked(name == key)
+
+    def _choose(self, key: str, _checked: bool = False) -> None:
+        self.set_current(key)
+        self.chosen.emit(key)
 
     def set_folded(self, folded: bool) -> None:
         self.setFixedWidth(NARROW if folded else WIDE)

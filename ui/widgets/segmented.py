@@ -1,7 +1,12 @@
-"""A segmented control: one choice of a few, all in sight."""
+"""A segmented control: one choice of a few, all in sight; of many, a list that folds out."""
+
+from functools import partial
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QButtonGroup, QFrame, QHBoxLayout, QPushButton, QSizePolicy
+from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QPushButton, QSizePolicy
+
+#: More choices than this, or more letters in them, become a list.
+MOST_CHOICES, MOST_LETTERS = 6, 64
 
 
 class Segmented(QFrame):
@@ -14,54 +19,75 @@ class Segmented(QFrame):
         self.setObjectName("segments")
         self.setAccessibleName(name)
         self.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
-        self._group = QButtonGroup(self)
-        self._keys: list[str] = []
-        self._labels: list[str] = []
+        self._choices: list[tuple[str, str]] = []
+        self._current = ""
+        # Not a QButtonGroup: that takes the unchosen ones out of the order of the Tab key.
+        self._buttons: dict[str, QPushButton] = {}
+        self._list = QComboBox()
+        self._list.setAccessibleName(name)
+        self._list.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self._list.activated.connect(lambda index: self._choose(self._choices[index][0]))
         self._layout = QHBoxLayout(self)
         self._layout.setContentsMargins(1, 1, 1, 1)
         self._layout.setSpacing(0)
+        self._layout.addWidget(self._list)
         self._fill(choices or [])
         if not choices:
             self.hide()
 
     def set_choices(self, choices: list[tuple[str, str]]) -> None:
         """(key, label) pairs; the current choice stays if it is still among them, else the first is taken."""
-        keys, labels = [key for key, _ in choices], [text for _, text in choices]
-        if (keys, labels) != (self._keys, self._labels):
+        if choices != self._choices:
             self._fill(choices)
             self.setVisible(bool(choices))
 
     def _fill(self, choices: list[tuple[str, str]]) -> None:
-        keys, labels = [key for key, _ in choices], [text for _, text in choices]
-        current = self.current()
-        for old in self._group.buttons():
-            self._group.removeButton(old)
+        for old in self._buttons.values():
             self._layout.removeWidget(old)
             old.hide()
             old.deleteLater()
-        self._keys, self._labels = keys, labels
-        for index, (key, text) in enumerate(choices):
-            made = QPushButton(text)
-            made.setCheckable(True)
-            made.setCursor(Qt.CursorShape.PointingHandCursor)
-            made.setAccessibleName(f"{self.accessibleName()}: {text}")
-            last = index == len(choices) - 1
-            made.setProperty("edge", "only" if last and not index else "first" if not index else "last" if last else "")
-            made.clicked.connect(lambda _=False, key=key: self.chosen.emit(key))
-            self._group.addButton(made, index)
-            self._layout.addWidget(made)
-        if keys:
-            self.set_current(current if current in keys else keys[0])
+        self._buttons, self._choices = {}, choices
+        many = len(choices) > MOST_CHOICES or sum(len(text) for _, text in choices) > MOST_LETTERS
+        self._list.clear()
+        self._list.setVisible(many)
+        if many:
+            self._list.addItems([text for _, text in choices])
+        else:
+            for key, text in choices:
+                self._add_button(key, text)
+        keys = [key for key, _ in choices]
+        self._current = self._current if self._current in keys else keys[0] if keys else ""
+        self.set_current(self._current)
+
+    def _add_button(self, key: str, text: str) -> None:
+        first, last = key == self._choices[0][0], key == self._choices[-1][0]
+        made = QPushButton(text)
+        made.setCheckable(True)
+        made.setCursor(Qt.CursorShape.PointingHandCursor)
+        made.setAccessibleName(f"{self.accessibleName()}: {text}")
+        made.setProperty("edge", "only" if first and last else "first" if first else "last" if last else "")
+        made.clicked.connect(partial(self._choose, key))
+        self._buttons[key] = made
+        self._layout.addWidget(made)
 
     def current(self) -> str:
-        index = self._group.checkedId()
-        return self._keys[index] if 0 <= index < len(self._keys) else ""
+        return self._current
 
     def set_current(self, key: str) -> None:
-        """Chooses without emitting."""
-        if key in self._keys:
-            self._group.button(self._keys.index(key)).setChecked(True)
+        """Chooses without emitting; a key that is no choice is passed over."""
+        keys = [known for known, _ in self._choices]
+        if key not in keys:
+            return
+        self._current = key
+        for name, made in self._buttons.items():
+            made.setChecked(name == key)
+        if self._list.count():
+            self._list.setCurrentIndex(keys.index(key))
 
     def press(self, key: str) -> None:
-        """As if the user had clicked."""
-        self._group.button(self._keys.index(key)).click()
+        """As if the user had chosen it."""
+        self._choose(key)
+
+    def _choose(self, key: str, _checked: bool = False) -> None:
+        self.set_current(key)
+        self.chosen.emit(key)

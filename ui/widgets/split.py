@@ -1,6 +1,6 @@
 """Master and detail side by side, or the detail under the list where the window is narrow."""
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QWidget
 
@@ -30,6 +30,11 @@ class Split(QWidget):
 
     def stacked(self) -> bool:
         return self._layout.direction() == QBoxLayout.Direction.TopToBottom
+
+    def minimumSizeHint(self) -> QSize:
+        """As narrow as when stacked: else the parts side by side would keep the page from ever getting there."""
+        items = [item for at in range(self._layout.count()) if (item := self._layout.itemAt(at)) is not None]
+        return QSize(max(item.minimumSize().width() for item in items), super().minimumSizeHint().height())
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         stacked = event.size().width() < self._breakpoint
