@@ -72,48 +72,61 @@ class Client(QObject):
             request.setTransferTimeout(int(timeout_s * 1000))
         return request
 
-    def get(self, path: str, done: Done, failed: Failed | None = None) -> QNetworkReply:
-        return self._handle(self._manager.get(self.request(path)), done, failed)
+    def get(self, path: str, done: Done, failed: Failed | None = None) -> None:
+        Call(self._manager.get(self.request(path)), done, failed, self)
 
     def send(
-        self, method: str, path: str, body: Any = None, done: Done | None = None, failed: Failed | None = None,
-        *, timeout_s: float = TIMEOUT_S,
-    ) -> QNetworkReply:  # fmt: skip
-        data = b"" if body is None else msgspec.json.encode(body)
-        reply = self._manager.sendCustomRequest(
-            self.request(path, timeout_s), QByteArray(method.encode()), QByteArray(data)
-        )
-        return self._handle(reply, done, failed)
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        done: Done | None = None,
+        failed: Failed | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        Call(self._manager.sendCustomRequest(*self._message(method, path, body, timeout_s)), done, failed, self)
 
     def stream(self, path: str, body: Any) -> "Stream":
-        reply = self._manager.sendCustomRequest(
-            self.request(path, None), QByteArray(b"POST"), QByteArray(msgspec.json.encode(body))
-        )
-        return Stream(reply, self)
+        return Stream(self._manager.sendCustomRequest(*self._message("POST", path, body, None)), self)
 
-    def _handle(self, reply: QNetworkReply, done: Done | None, failed: Failed | None) -> QNetworkReply:
-        def finished() -> None:
-            status, body = _status(reply), bytes(reply.readAll().data())
-            reply.deleteLater()
-            if reply.error() == QNetworkReply.NetworkError.OperationCanceledError and not status:
-                if failed is not None:
-                    failed(Problem(code="timeout", message="The daemon took too long to answer."))
-                return
-            if not 200 <= status < 300:
-                if failed is not None:
-                    failed(problem_of(status, body, reply.errorString()))
-                return
+    def _message(
+        self, method: str, path: str, body: Any, timeout_s: float | None
+    ) -> tuple[QNetworkRequest, QByteArray, QByteArray]:
+        data = b"" if body is None else msgspec.json.encode(body)
+        return self.request(path, timeout_s), QByteArray(method.encode()), QByteArray(data)
+
+
+class Call(QObject):
+    """One request under way. Bound methods, no closures, are connected to the reply: a closure that holds the reply
+    which holds the closure is collected by Python at a moment that Qt does not survive."""
+
+    def __init__(self, reply: QNetworkReply, done: Done | None, failed: Failed | None, parent: QObject) -> None:
+        super().__init__(parent)
+        self._reply, self._done, self._failed = reply, done, failed
+        reply.setParent(self)
+        reply.finished.connect(self._finished)
+
+    def _finished(self) -> None:
+        reply, status = self._reply, _status(self._reply)
+        body = bytes(reply.readAll().data())
+        self.deleteLater()
+        if reply.error() == QNetworkReply.NetworkError.OperationCanceledError and not status:
+            self._fail(Problem(code="timeout", message="The daemon took too long to answer."))
+        elif not 200 <= status < 300:
+            self._fail(problem_of(status, body, reply.errorString()))
+        else:
             try:
                 value = msgspec.json.decode(body) if body else None
             except msgspec.DecodeError:
-                if failed is not None:
-                    failed(Problem(code="bad_answer", message="The daemon's answer could not be read."))
+                self._fail(Problem(code="bad_answer", message="The daemon's answer could not be read."))
                 return
-            if done is not None:
-                done(value)
+            if self._done is not None:
+                self._done(value)
 
-        reply.finished.connect(finished)
-        return reply
+    def _fail(self, problem: Problem) -> None:
+        if self._failed is not None:
+            self._failed(problem)
 
 
 class Stream(QObject):
@@ -171,6 +184,7 @@ class EventStream(QObject):
         self._reply: QNetworkReply | None = None
         self._parser = Parser()
         self._attempt = 0
+        self._up = False
         self._closed = True
         self.last_id: str | None = None
         self._heard = QElapsedTimer()
@@ -207,35 +221,35 @@ class EventStream(QObject):
             request.setRawHeader(QByteArray(b"Last-Event-ID"), QByteArray(self.last_id.encode()))
         self._parser = Parser()
         self._heard.start()
-        reply = self._manager.get(request)
-        self._reply = reply
-        reply.readyRead.connect(lambda: self._read(reply))
-        reply.finished.connect(lambda: self._finished(reply))
+        self._reply = self._manager.get(request)
+        self._reply.readyRead.connect(self._read)
+        self._reply.finished.connect(self._finished)
 
-    def _read(self, reply: QNetworkReply) -> None:
-        if _status(reply) != 200:
+    def _read(self) -> None:
+        reply = self._reply
+        if reply is None or _status(reply) != 200:
             return
         self._heard.restart()
-        if self._attempt != -1:
-            self._attempt = -1
+        if not self._up:
+            self._up, self._attempt = True, 0
             self.connected.emit()
         for event in self._parser.feed(bytes(reply.readAll().data())):
             self.received.emit(event)
             if event.id is not None:
                 self.last_id = event.id
 
-    def _finished(self, reply: QNetworkReply) -> None:
-        reply.deleteLater()
-        if reply is not self._reply:
+    def _finished(self) -> None:
+        reply, self._reply = self._reply, None
+        if reply is None:
             return
-        self._reply = None
+        reply.deleteLater()
         if self._closed:
             return
         status = _status(reply)
-        reason = problem_of(status, bytes(reply.readAll().data()), reply.errorString())
-        self._attempt += 1
-        self._retry.start(int(backoff_s(max(0, self._attempt)) * 1000))
-        self.disconnected.emit(reason.message if status not in {0, 200} else "The daemon does not answer.")
+        problem = problem_of(status, bytes(reply.readAll().data()), reply.errorString())
+        self._retry.start(int(backoff_s(self._attempt) * 1000))
+        self._up, self._attempt = False, self._attempt + 1
+        self.disconnected.emit(problem.message if status not in {0, 200} else "The daemon does not answer.")
 
     def _check_silence(self) -> None:
         if self._reply is not None and self._heard.isValid() and self._heard.elapsed() > SILENCE_S * 1000:
