@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -160,16 +161,19 @@ class Phases:
         report(self._progress, self._message)
 
     def heard(self, text: str) -> None:
-        text = text.strip()
-        if text.startswith("Collecting "):
-            self._say(min(self._progress + 0.01, 0.15), f"fetching {text.split()[1].partition('=')[0]}")
-        elif text.startswith("Building wheel for ") and self._compiled:
-            self._building_since = self._clock()
-            self._say(0.15, f"compiling {text.split()[3]}")
+        """What pip says itself begins a line; what its builds say is indented."""
+        words = text.split()
+        if text.startswith(("Collecting ", "Processing ")):
+            found = words[1] if words[0] == "Collecting" else Path(words[1]).name.partition("-")[0]
+            package = re.split(r"[=<>~!\[]", found)[0]
+            self._say(min(self._progress + 0.01, 0.15), f"fetching {package}")
         elif text.startswith("Installing collected packages"):
             self._building_since = None
             self._say(0.95 if self._compiled else 0.6, "installing packages")
-        elif self._building_since is not None and (step := build_step(text)) is not None:
+        elif words[:3] == ["Building", "wheel", "for"] and self._compiled and self._building_since is None:
+            self._building_since = self._clock()
+            self._say(0.15, f"compiling {words[3]}")
+        elif self._building_since is not None and (step := build_step(text.strip())) is not None:
             done, total = step
             self._counted = True
             self._say(0.15 + 0.8 * done / total, f"compiling for this machine: step {done} of {total}")

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from app.errors import InvalidInput, SourceUnreachable
 from app.registry.sources.plan import Output, Part, Plan, Remote, Wanted
@@ -111,19 +112,21 @@ async def plan(wanted: Wanted, settings: Settings) -> Plan:
     return await asyncio.to_thread(_plan, wanted, reference, endpoint(settings))
 
 
-def _library(endpoint: str | None) -> Any:
+def _library(endpoint: str | None) -> tuple[Any, str]:
+    """huggingface_hub, and the address that it asks."""
     import huggingface_hub
+    from huggingface_hub import constants
 
     if endpoint:
         # Beside what it is asked for, it asks its default hub for lists of its own: those go to the chosen one too.
-        huggingface_hub.constants.ENDPOINT = endpoint
-    return huggingface_hub
+        constants.ENDPOINT = endpoint
+    return huggingface_hub, constants.ENDPOINT
 
 
 def _plan(wanted: Wanted, reference: Reference, endpoint: str | None) -> Plan:
-    huggingface_hub = _library(endpoint)
+    huggingface_hub, address = _library(endpoint)
     with _Failures(reference.repository):
-        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(
+        info = huggingface_hub.HfApi(endpoint=address).model_info(
             reference.repository, revision=reference.revision, files_metadata=True, timeout=_TIMEOUT_S
         )
     files = {
@@ -134,7 +137,7 @@ def _plan(wanted: Wanted, reference: Reference, endpoint: str | None) -> Plan:
     digests = [wanted.sha256 or chosen[0].sha256, *(file.sha256 for file in chosen[1:])]
     remotes = [
         Remote(
-            huggingface_hub.hf_hub_url(reference.repository, file.path, revision=info.sha, endpoint=endpoint),
+            f"{address}/{reference.repository}/resolve/{info.sha}/{quote(file.path)}",
             file.path.rpartition("/")[2],
             file.size_bytes,
             hub=True,
@@ -168,11 +171,9 @@ async def search(query: str, settings: Settings, limit: int = 20) -> list[Found]
     _refuse_offline(settings)
 
     def ask() -> list[Found]:
-        huggingface_hub = _library(endpoint(settings))
+        huggingface_hub, address = _library(endpoint(settings))
         with _Failures(query):
-            models = huggingface_hub.HfApi(endpoint=endpoint(settings)).list_models(
-                search=query, sort="downloads", limit=limit
-            )
+            models = huggingface_hub.HfApi(endpoint=address).list_models(search=query, sort="downloads", limit=limit)
             return [
                 Found(f"hf:{model.id}", model.downloads or 0, model.pipeline_tag, bool(model.gated)) for model in models
             ]

@@ -17,6 +17,7 @@ from app.paths import resource
 from app.registry.catalog import Catalog, Entry, Labels, PackagedFile, Piece, Source
 from app.schema.manage import DownloadRequest
 from app.settings import Settings
+from tests.support.hub import publish
 from tests.support.pulling import build
 
 MODEL = (resource("digits") / "digits.onnx").read_bytes()
@@ -347,3 +348,45 @@ def test_the_meter_measures_what_was_fetched_now():
 )
 def test_progress_in_words(values, words):
     assert in_words(*values) == words
+
+
+async def test_from_the_hub_with_the_users_token(house, server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    sha = publish(server, "org/net", {"onnx/model.onnx": MODEL, "tokenizer.json": b"{}"})
+    jobs, registry = await house(hub_endpoint=server.url)
+    job = await pull(jobs, "hf:org/net")
+    assert (job.state, job.error) == ("succeeded", None)
+    model, version = registry.resolve("net")
+    assert (model.task, model.licence) == ("image-classification", "apache-2.0")
+    assert version.source == f"hf:org/net@{sha}:onnx/model.onnx"
+    assert [file.path for file in version.files] == ["model.onnx", "tokenizer.json"]
+    assert "pinned_sha256" not in version.metadata  # the hub said what it must be
+    transfers = [entry for entry in server.seen if "/resolve/" in entry.path]
+    assert {entry.headers["authorization"] for entry in transfers} == {"Bearer hf_secret"}
+    assert not any(b"hf_secret" in path.read_bytes() for path in (registry.artifacts.root.parent).rglob("*.json"))
+
+
+async def test_a_hub_file_that_is_not_what_the_hub_says(house, server, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    sha = publish(server, "org/net", {"net.onnx": MODEL})
+    server.files[f"/org/net/resolve/{sha}/net.onnx"] = MODEL[:-1] + b"\0"
+    jobs, registry = await house(hub_endpoint=server.url)
+    assert (await pull(jobs, "hf:org/net")).error.code == "artifact_corrupt"
+    assert registry.models() == []
+
+
+async def test_the_kept_plan_goes_on_with_its_revision(house, server, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    sha = publish(server, "org/net", {"net.onnx": MODEL})
+    server.budget_bytes = 100_000
+    jobs, registry = await house(hub_endpoint=server.url)
+    job = await jobs.submit(DownloadRequest(ref="hf:org/net"))
+    await asyncio.to_thread(server.wait_until_spent)
+    await jobs.pause(job.id)
+    publish(server, "org/net", {"net.onnx": b"a later commit", "more": b""})
+    server.release()
+    await jobs.resume(job.id)
+    assert (await jobs.wait(job.id)).state == "succeeded"
+    assert registry.get("net").versions[0].source == f"hf:org/net@{sha}:net.onnx"
+    assert registry.path("net", 1).read_bytes() == MODEL

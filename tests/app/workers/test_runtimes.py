@@ -177,8 +177,12 @@ async def test_a_python_that_makes_no_environments(data, bus, lists, monkeypatch
 def test_progress_of_a_compile():
     reports, now = [], [0.0]
     phases = Phases(lambda *report: reports.append(report), compiled=True, clock=lambda: now[0])
-    phases.heard("Collecting llama-cpp-python==0.3.36")
-    assert reports[-1][1] == "fetching llama-cpp-python"
+    phases.heard("Collecting llama-cpp-python==0.3.36 (from -r list.txt (line 7))")
+    assert reports[-1] == (pytest.approx(0.06), "fetching llama-cpp-python")
+    phases.heard("Processing /somewhere/jinja2-3.1.6-py3-none-any.whl (from -r list.txt (line 8))")
+    assert reports[-1] == (pytest.approx(0.07), "fetching jinja2")
+    phases.heard("  Installing collected packages: packaging, scikit-build-core")  # of the build, not of the runtime
+    assert reports[-1][0] == pytest.approx(0.07)
     phases.heard("  Building wheel for llama-cpp-python (pyproject.toml): started")
     now[0] += 240
     phases.tick()
