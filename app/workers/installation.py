@@ -23,6 +23,17 @@ from engines import protocol
 ENGINES_SOURCE = Path(protocol.__file__).resolve().parent
 #: A PYTHONPATH of the daemon would put other packages before those of a runtime.
 OWN_PACKAGES_ONLY = {"PYTHONPATH": ""}
+#: What a new runtime must be able to do; prints the engine's version.
+_SMOKE = """
+import json, {module}, engines.protocol
+from importlib import metadata
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+print(json.dumps(next(filter(None, map(version, {distributions!r})), None)))
+"""
 _COMPILER = "apt-get install -y build-essential cmake"
 
 
@@ -121,11 +132,7 @@ async def build(name: str, partial: Path, report: Report, log: Callable[[str], N
     )
     await asyncio.to_thread(copy_engines, partial)
     report(0.97, "checking that it works")
-    smoke = (
-        f"import {known.module}, importlib.metadata as m, json, engines.protocol\n"
-        "found = {d.metadata['Name']: d.version for d in m.distributions()}\n"
-        f"print(json.dumps(next((found[d] for d in {known.distributions!r} if d in found), None)))"
-    )
+    smoke = _SMOKE.format(module=known.module, distributions=known.distributions)
     lines: list[str] = []
     await run(
         [str(python_of(partial)), "-P", "-c", smoke],

@@ -222,17 +222,18 @@ def hashed(*packages: str) -> str:
 @pytest.fixture
 def tiny(lists, monkeypatch) -> str:
     """A runtime of two small packages."""
-    monkeypatch.setitem(KNOWN, "tiny", Known("tiny-engine", "numpy", "numpy", ("numpy",)))
+    monkeypatch.setitem(KNOWN, "tiny", Known("tiny-engine", "numpy", "numpy", ("absent", "NumPy")))
     (lists / "tiny.txt").write_text(hashed("msgspec", "numpy"))
     return "tiny"
 
 
 @pytest.mark.slow
-async def test_installing_for_real(data, bus, tiny):
+async def test_installing_for_real(data, bus, tiny, lists):
     runtimes, reports, log = Runtimes(data, bus), [], []
     entry = await runtimes.install(tiny, lambda *report: reports.append(report), log.append)
     [interpreter, *_] = runtimes.interpreters("tiny-engine")
     assert (interpreter.runtime, interpreter.version) == ("tiny", entry.version)
+    assert f"numpy=={entry.version} " in (lists / "tiny.txt").read_text()
     script = "import numpy, msgspec, engines.protocol as p; print(numpy.__file__, p.__file__)"
     done = await asyncio.create_subprocess_exec(interpreter.python, "-P", "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await done.communicate()
