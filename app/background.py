@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.client import ClientError
-from app.paths import PACKAGE, DataDir
+from app.paths import BACKGROUND, PACKAGE, DataDir
 from app.settings import Settings
 
 START_S = 30.0
@@ -123,7 +123,14 @@ def _spawn(data: DataDir, settings: Settings, port: int, output: Path) -> subpro
         detached = {"creationflags": flags}
     with output.open("wb") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=checkout, close_fds=True, **detached
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=checkout,
+            env={**os.environ, BACKGROUND: "1"},
+            close_fds=True,
+            **detached,
         )
 
 

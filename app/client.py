@@ -181,15 +181,6 @@ class Client:
             if text := choice.get("delta", {}).get("content"):
                 yield text
 
-    def stream_text(
-        self, route: str, prompt: str, *, usage: dict[str, Any] | None = None, **options: Any
-    ) -> Iterator[str]:
-        """How ``prompt`` goes on, piece by piece; ``usage`` as in `stream_chat`."""
-        body = {"model": route, "prompt": prompt, **options}
-        for choice in self._choices("/v1/completions", body, usage):
-            if text := choice.get("text"):
-                yield text
-
     def _choices(self, path: str, body: dict[str, Any], usage: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         streamed = {"stream": True, "stream_options": {"include_usage": True}}
         for _, data in self._stream("POST", path, body | streamed):

@@ -33,7 +33,7 @@ from app.jobs.runtime import InstallRuntime
 from app.monitoring import logs
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
-from app.paths import DataDir
+from app.paths import BACKGROUND, DataDir
 from app.registry.catalog import Catalog
 from app.registry.registry import Registry
 from app.schema.manage import Change, Daemon
@@ -241,7 +241,7 @@ def _write_daemon_file(data: DataDir, info: Daemon) -> None:
 def run(settings: Settings, sources: dict[str, str], data: DataDir) -> int:
     """Serve until told to stop. Raises `Conflict` when another daemon owns the data directory, `BadSetting`."""
     data.create()
-    logs.setup(data.logs, settings.log_level, settings.log_mb)
+    logs.setup(data.logs, settings.log_level, settings.log_mb, to_stderr=BACKGROUND not in os.environ)
     lock = FileLock(data.root / "daemon.lock")
     try:
         lock.acquire(timeout=0)

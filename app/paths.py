@@ -7,6 +7,8 @@ from pathlib import Path
 import platformdirs
 
 PACKAGE = Path(__file__).resolve().parent
+#: Set in the environment of a daemon that nobody watches: it logs to its rotated file only.
+BACKGROUND = "PILOTHOUSE_BACKGROUND"
 
 
 def resource(name: str) -> Path:

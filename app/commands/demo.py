@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 ROUTE = "digits"
 LANGUAGE_MODEL = "gemma-3-270m"
 LANGUAGE_RUNTIME = "llamacpp-cpu"
-QUESTION = "Name three things that a ship's pilot watches."
-SENTENCE = "A lighthouse is"
+TURNS = [
+    {"role": "user", "content": "What is the capital of Italy?"},
+    {"role": "assistant", "content": "The capital of Italy is Rome."},
+    {"role": "user", "content": "What is the capital of Spain?"},
+    {"role": "assistant", "content": "The capital of Spain is Madrid."},
+]
+QUESTION = "What is the capital of France?"
 ANSWER_TOKENS = 32
 BATCH = 32
 SINGLES = 40
@@ -207,18 +212,15 @@ class Demo:
             self._client.wait_job(job, self._progress.job)
 
     def _talk(self, served: dict[str, Any]) -> None:
-        """A chat; a base model, which knows no turns, is given the beginning of a sentence instead."""
+        """A chat, streamed."""
         usage: dict[str, Any] = {}
-        options: dict[str, Any] = {"usage": usage, "max_tokens": ANSWER_TOKENS, "temperature": 0.0}
         if served.get("chat_template") == "chatml":
-            self._line("", "a base model: it goes on with a text rather than answers")
-            label, prompt = "text", SENTENCE
-            answer = self._client.stream_text(LANGUAGE_MODEL, SENTENCE, **options)
-        else:
-            label, prompt = "you", QUESTION
-            messages = [{"role": "user", "content": QUESTION}]
-            answer = self._client.stream_chat(LANGUAGE_MODEL, messages, **options)
-        self._line(label, prompt)
+            self._line("", "a base model: two turns before the question show it what an answer is")
+        messages = [*TURNS, {"role": "user", "content": QUESTION}]
+        answer = self._client.stream_chat(
+            LANGUAGE_MODEL, messages, usage=usage, max_tokens=ANSWER_TOKENS, temperature=0.0
+        )
+        self._line("you", QUESTION)
         click.echo(f"{'gemma':<11} ", nl=False, err=self._session.as_json)
         pieces: list[str] = []
         began, first_s = time.perf_counter(), None
@@ -233,7 +235,7 @@ class Demo:
         first = f", the first after {first_s * 1000:.0f} ms" if first_s else ""
         self._line("", f"{tokens} tokens in {took_s:.1f} s{first}")
         self.result["language"] = {
-            "prompt": prompt,
+            "prompt": QUESTION,
             "answer": "".join(pieces),
             "tokens": tokens,
             "duration_s": took_s,

@@ -22,14 +22,14 @@ class _Line(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
 
-def setup(folder: Path | None, level: str = "info", log_mb: int = 16) -> None:
+def setup(folder: Path | None, level: str = "info", log_mb: int = 16, *, to_stderr: bool = True) -> None:
     """Send every logger to standard error and to ``folder``/pilothouse.log (`None`: to standard error only).
 
     A second call replaces the first. Raises `BadSetting` for an unknown level or a folder that cannot be written.
     """
     if level not in LEVELS:
         raise BadSetting(f"log_level must be one of {', '.join(LEVELS)}, not {level!r}", field="log_level")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if to_stderr else []
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -88,12 +88,14 @@ def test_it_measures_through_the_api_and_chats(
     assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == []  # everything was there
 
 
-def test_a_base_model_goes_on_with_a_text(run: Callable[..., Result], digits: Digits, scripted_daemon: ScriptedDaemon):
+def test_a_base_model_is_shown_what_an_answer_is(
+    run: Callable[..., Result], digits: Digits, scripted_daemon: ScriptedDaemon
+):
     base = CHAT | {"chat_template": "chatml"}
     scripted_daemon.answers[("PUT", f"/manage/v1/deployments/{demo.LANGUAGE_MODEL}")] = (200, base)
-    scripted_daemon.answers[("POST", "/v1/completions")] = (200, ['{"choices":[{"text":" a tower"}]}', "[DONE]"])
-    assert "gemma       a tower\n" in run().stdout
-    assert scripted_daemon.bodies("POST", "/v1/completions")[0]["prompt"] == demo.SENTENCE
+    assert "base model" in run().stdout
+    messages = scripted_daemon.bodies("POST", "/v1/chat/completions")[0]["messages"]
+    assert messages == [*demo.TURNS, {"role": "user", "content": demo.QUESTION}]
 
 
 def test_in_json_it_is_one_document(run: Callable[..., Result], digits: Digits):
