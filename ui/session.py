@@ -1,5 +1,6 @@
 """One daemon, seen from the window: its client, its event stream and the stores they feed."""
 
+from functools import partial
 from urllib.parse import quote
 
 from PySide6.QtCore import QObject, QTimer
@@ -43,6 +44,7 @@ class Session(QObject):
 
     def close(self) -> None:
         self.stream.close()
+        self.client.close()
 
     def _event(self, event: Event) -> None:
         for store in (self.connection, self.series, self.marks, self.station):
@@ -77,14 +79,15 @@ class Session(QObject):
             return
         self._known.add(source)
         path = f"{MANAGE}/timeseries?source={quote(source, safe=':')}&seconds={LIMIT}"
-        self.client.get(
-            path, lambda page: self.series.fill(source, page["items"]), lambda _: self._known.discard(source)
-        )
+        self.client.get(path, partial(self.series.fill, source), partial(self._no_history, source), "items")
+
+    def _no_history(self, source: str, _problem: Problem) -> None:
+        self._known.discard(source)
 
     # --- verbs -----------------------------------------------------------------------------------------
 
     def refresh_catalog(self) -> None:
-        self.client.get(f"{MANAGE}/catalog", lambda page: self.catalog.fill(page["items"]))
+        self.client.get(f"{MANAGE}/catalog", self.catalog.fill, None, "items")
 
     def pull(self, ref: str, done: Done | None = None, failed: Failed | None = None) -> None:
         self.client.send("POST", f"{MANAGE}/jobs", {"kind": "download", "ref": ref}, done, failed)
@@ -100,7 +103,7 @@ class Session(QObject):
         self.client.send("POST", f"{MANAGE}/jobs/{quote(job_id)}/{verb}", None, None, failed)
 
     def job_log(self, job_id: str, done: Done, failed: Failed | None = None) -> None:
-        self.client.get(f"{MANAGE}/jobs/{quote(job_id)}/log", lambda answer: done(answer["log"]), failed)
+        self.client.get(f"{MANAGE}/jobs/{quote(job_id)}/log", done, failed, "log")
 
     def deploy(self, model: str, route: str | None = None, failed: Failed | None = None) -> None:
         spec = DeploymentSpec(model=model)
@@ -122,12 +125,16 @@ class Session(QObject):
     def remove_model(self, name: str, failed: Failed | None = None) -> None:
         self.client.send("DELETE", f"{MANAGE}/models/{quote(name)}", None, None, failed)
 
+    def engines(self, done: Done) -> None:
+        """Asks the daemon what runs here; it also tells of changes in events."""
+        self.client.get(f"{MANAGE}/engines", done, None, "items")
+
     def settings(self, done: Done, failed: Failed) -> None:
-        self.client.get(f"{MANAGE}/settings", lambda page: done(page["items"]), failed)
+        self.client.get(f"{MANAGE}/settings", done, failed, "items")
 
     def samples(self, model: str, offset: int, done: Done, failed: Failed) -> None:
         path = f"{MANAGE}/models/{quote(model)}/samples?offset={offset}&limit=1"
-        self.client.get(path, lambda page: done(page["items"]), failed)
+        self.client.get(path, done, failed, "items")
 
 
 __all__ = ["Problem", "Session"]

@@ -1,11 +1,13 @@
 """HTTP and server-sent events to the daemon. Nothing here blocks; every answer is a signal or a callback."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from PySide6.QtCore import QByteArray, QElapsedTimer, QObject, QTimer, QUrl, Signal
 from PySide6.QtNetwork import QNetworkAccessManager, QNetworkProxy, QNetworkReply, QNetworkRequest
+from shiboken6 import isValid
 
 from app.schema.manage import Problem
 from ui.sse import Event, Parser
@@ -50,6 +52,14 @@ def _manager(parent: QObject) -> QNetworkAccessManager:
     return manager
 
 
+def _alive(callback: Callable[..., object]) -> bool:
+    """Whether the widget that waits for an answer is still there; one that is gone needs none."""
+    while isinstance(callback, partial):
+        callback = callback.func
+    owner = getattr(callback, "__self__", None)
+    return not isinstance(owner, QObject) or isValid(owner)
+
+
 def _status(reply: QNetworkReply) -> int:
     return int(reply.attribute(QNetworkRequest.Attribute.HttpStatusCodeAttribute) or 0)
 
@@ -72,8 +82,17 @@ class Client(QObject):
             request.setTransferTimeout(int(timeout_s * 1000))
         return request
 
-    def get(self, path: str, done: Done, failed: Failed | None = None) -> None:
-        Call(self._manager.get(self.request(path)), done, failed, self)
+    def get(self, path: str, done: Done, failed: Failed | None = None, pick: str = "") -> None:
+        """``pick`` names the field of the answer that ``done`` gets instead of the whole."""
+        Call(self._manager.get(self.request(path)), done, failed, self, pick)
+
+    def close(self) -> None:
+        """Gives up on everything under way; nobody is told."""
+        for call in self.findChildren(Call):
+            call.cancel()
+        for stream in self.findChildren(Stream):
+            stream.blockSignals(True)
+            stream.stop()
 
     def send(
         self,
@@ -101,9 +120,11 @@ class Call(QObject):
     """One request under way. Bound methods, no closures, are connected to the reply: a closure that holds the reply
     which holds the closure is collected by Python at a moment that Qt does not survive."""
 
-    def __init__(self, reply: QNetworkReply, done: Done | None, failed: Failed | None, parent: QObject) -> None:
+    def __init__(
+        self, reply: QNetworkReply, done: Done | None, failed: Failed | None, parent: QObject, pick: str = ""
+    ) -> None:
         super().__init__(parent)
-        self._reply, self._done, self._failed = reply, done, failed
+        self._reply, self._done, self._failed, self._pick = reply, done, failed, pick
         reply.setParent(self)
         reply.finished.connect(self._finished)
 
@@ -117,16 +138,20 @@ class Call(QObject):
             self._fail(problem_of(status, body, reply.errorString()))
         else:
             try:
-                value = msgspec.json.decode(body) if body else None
+                value: Any = msgspec.json.decode(body) if body else None
             except msgspec.DecodeError:
                 self._fail(Problem(code="bad_answer", message="The daemon's answer could not be read."))
                 return
-            if self._done is not None:
-                self._done(value)
+            if self._done is not None and _alive(self._done):
+                self._done(value[self._pick] if self._pick else value)
 
     def _fail(self, problem: Problem) -> None:
-        if self._failed is not None:
+        if self._failed is not None and _alive(self._failed):
             self._failed(problem)
+
+    def cancel(self) -> None:
+        self._done = self._failed = None
+        self._reply.abort()
 
 
 class Stream(QObject):

@@ -102,6 +102,7 @@ class Window(QMainWindow):
         for page in (self.overview, self.deployments, self.playground):
             page.wanted_models.connect(lambda: self.show_page("models"))
         self.overview.wanted_route.connect(self.watch)
+        self.models.wanted_try.connect(self.try_route)
         QShortcut(QKeySequence("Ctrl+K"), self, self.open_palette)
         for index, name in enumerate(self.pages):
             QShortcut(QKeySequence(f"Ctrl+{index + 1}"), self, partial(self.show_page, name))

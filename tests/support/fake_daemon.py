@@ -356,6 +356,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer({"items": fake.history(query["source"][0], int(query["seconds"][0]))})
             case ["manage", "v1", "catalog"]:
                 self._answer({"items": CATALOG})
+            case ["manage", "v1", "engines"]:
+                self._answer({"items": list(engines().values())})
             case ["manage", "v1", "settings"]:
                 self._answer({"items": SETTINGS})
             case ["manage", "v1", "jobs"] if method == "POST":

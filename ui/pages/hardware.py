@@ -1,6 +1,10 @@
 """Hardware: the machine, the engines it can run, and their runtimes."""
 
-from app.schema.manage import Hardware
+from typing import Any
+
+import msgspec
+
+from app.schema.manage import Engine, Hardware
 from ui import format
 from ui.pages.page import Page
 from ui.session import Session
@@ -35,19 +39,32 @@ class HardwarePage(Page):
         self.add(engines)
         self.add(runtimes)
         self.body.addStretch(1)
+        self._asked = 0
+        self._found: dict[str, Engine] = {}
+
+    def _show_engines(self, items: list[Any]) -> None:
+        self._found = {engine.name: engine for engine in (msgspec.convert(item, Engine) for item in items)}
+        self.refresh()
 
     def refresh(self) -> None:
         station = self.session.station
         hardware = station.hardware
+        if station.daemon is not None and self._asked != station.daemon.pid:
+            self._asked = station.daemon.pid
+            self.session.engines(self._show_engines)
         if station.loaded:
-            self.engines.set_rows(list(station.engines.values()))
+            self.engines.set_rows(list((self._found | station.engines).values()))
             self.runtimes.set_rows(list(station.runtimes.values()))
         if hardware is not None:
             self.facts.set_facts(machine_facts(hardware))
-        usable = sum(engine.usable for engine in station.engines.values())
+        usable = sum(engine.usable for engine in self.engines.rows)
         where = hardware.hostname if hardware else ""
         gpus = format.plural(len(hardware.gpus), "GPU") if hardware and hardware.gpus else "no GPU"
-        self.say(format.joined(where, gpus, f"{usable} of {len(station.engines)} engines can be used"))
+        self.say(
+            format.joined(
+                where, gpus, f"{usable} of {len(self.engines.rows)} engines can be used" if self.engines.rows else ""
+            )
+        )
 
     def _act(self, runtime: str, action: str) -> None:
         if action == "install":

@@ -1,5 +1,7 @@
 """Jobs: long work under way and done, with its log."""
 
+from functools import partial
+
 from PySide6.QtWidgets import QPlainTextEdit
 
 from app.schema.manage import Job
@@ -123,15 +125,15 @@ class JobDetail(Card):
             self.log.setPlainText("")
         self._asked = stamp
 
-        def show(text: str) -> None:
-            if self._job is not None and self._job.id == job.id and text != self.log.toPlainText():
-                bar = self.log.verticalScrollBar()
-                follow = bar.value() >= bar.maximum() - 4
-                self.log.setPlainText(text)
-                if follow:
-                    bar.setValue(bar.maximum())
+        self._page.session.job_log(job.id, partial(self._show_log, job.id))
 
-        self._page.session.job_log(job.id, show)
+    def _show_log(self, job_id: str, text: str) -> None:
+        if self._job is not None and self._job.id == job_id and text != self.log.toPlainText():
+            bar = self.log.verticalScrollBar()
+            follow = bar.value() >= bar.maximum() - 4
+            self.log.setPlainText(text)
+            if follow:
+                bar.setValue(bar.maximum())
 
     def _pause(self) -> None:
         self._verb("resume" if self._job and self._job.state == "paused" else "pause")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFileDialog
 
 from app.schema.manage import Job, Model
@@ -24,9 +24,13 @@ from ui.widgets.segmented import Segmented
 from ui.widgets.split import Split
 from ui.widgets.table import Table
 
+#: Letters of a licence that fit in a chip beside the name; a longer one is among the facts.
+SHORT_LICENCE = 28
+
 
 class ModelsPage(Page):
     name, title = "models", "Models"
+    wanted_try = Signal(str)
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -80,7 +84,11 @@ class ModelsPage(Page):
         self.session.pull(name, None, self.failed(f"{name} was not fetched"))
 
     def serve(self, row: ModelRow) -> None:
-        """Now if it is here; else as soon as its download ends, which is started if need be."""
+        """Now if it is here; else as soon as its download ends, which is started if need be. One that is being
+        served is tried."""
+        if row.serving:
+            self.wanted_try.emit(row.serving)
+            return
         if row.here:
             self.session.deploy(row.name, None, self.failed(f"{row.name} was not served"))
             return
@@ -152,7 +160,7 @@ class ModelDetail(Card):
         licence = (model.licence if model else "") or (entry.licence if entry else "")
         description = (entry.description if entry else "") or (model.description if model else "")
         self._name.setText(row.name)
-        set_text(self._licence, licence)
+        set_text(self._licence, licence if len(licence) <= SHORT_LICENCE else "")
         set_text(self._description, description)
         set_text(self._fit, row.fit[:1].upper() + row.fit[1:])
         self._fit_dot.setVisible(bool(row.fit))
@@ -160,19 +168,20 @@ class ModelDetail(Card):
         versions = list(reversed(model.versions)) if model else []
         self.versions.set_rows(versions)
         self._versions.setVisible(bool(versions))
-        self.facts.set_facts(self._facts(row, model))
+        self.facts.set_facts(self._facts(row, model, licence))
         self._show_job(row, row.job)
         wished = row.name in self._page.session.catalog.wishes
         self.remove.setVisible(row.here and row.downloading is None)
         self.serve.setText(
-            "Serving" if row.serving else "Serve" if row.here else "Will serve when ready" if wished else
+            "Try it" if row.serving else "Serve" if row.here else "Will serve when ready" if wished else
             "Serve when ready" if row.downloading else "Get and serve"
         )  # fmt: skip
         self.serve.setAccessibleName(self.serve.text())
-        self.serve.setEnabled(not row.serving and not wished)
+        self.serve.setEnabled(not wished)
 
-    def _facts(self, row: ModelRow, model: Model | None) -> list[tuple[str, str]]:
+    def _facts(self, row: ModelRow, model: Model | None, licence: str) -> list[tuple[str, str]]:
         facts = [("Task", row.task), ("Size", format.size(row.size_bytes) if row.size_bytes else "")]
+        facts += [("Licence", licence if len(licence) > SHORT_LICENCE else "")]
         if model and model.versions:
             newest = model.versions[-1]
             files = [f"{file.path} ({format.size(file.size_bytes)})" for file in newest.files]

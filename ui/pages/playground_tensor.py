@@ -100,6 +100,7 @@ class TensorPanel(QWidget):
         self._clock = QElapsedTimer()
         self._asking = False
         self._again = False
+        self._greeted = False
         input_range = self._input_range(deployment)
         self.fields = [TensorField(meta, input_range) for meta in deployment.inputs]
         pads = [field.pad for field in self.fields if field.pad is not None]
@@ -160,6 +161,19 @@ class TensorPanel(QWidget):
     def show_deployment(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self.predict.setEnabled(bool(self.fields) and deployment.state in {"ready", "idle"})
+        if not self._greeted and self.fields and deployment.state == "ready":
+            # A first example says more than an empty pad; a model that came without any is left in peace.
+            self._greeted = True
+            self._session.samples(deployment.model, 0, self._greet, self._no_greeting)
+
+    def _no_greeting(self, _problem: Problem) -> None:
+        self.next.hide()
+
+    def _greet(self, items: list[Any]) -> None:
+        self.next.setVisible(bool(items))
+        untouched = self._pad is None or self._pad.is_blank()
+        if items and untouched:
+            self._show_sample(items)
 
     # --- input -----------------------------------------------------------------------------------------
 

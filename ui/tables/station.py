@@ -52,7 +52,7 @@ def _runtime_state(row: Runtime) -> Cell:
 RUNTIMES: list[Column[Runtime]] = [
     Column("Runtime", lambda row: Cell(row.name, strong=True), width=150, stretch=2),
     Column("State", _runtime_state, width=116, stretch=1),
-    Column("Version", lambda row: Cell(row.version or format.NONE, color="muted"), width=84, drop=2),
+    Column("Version", lambda row: Cell(row.version or format.NONE, color="muted"), width=120, drop=2),
     Column("Size", lambda row: Cell(format.size(row.size_bytes), color="muted"), width=80, right=True, drop=3),
     Column("", lambda row: Cell(row.note or row.description, color="muted"), width=120, stretch=4, drop=4),
     Column("", _runtime_action, width=94, right=True),

@@ -130,6 +130,8 @@ def tick_text(value: float, unit: str) -> str:
         return format.size(value) if value else "0"
     if unit == "share":
         return format.number(value, 2) if 0 < value < 1 else format.number(value, 0)
+    if unit == "ms" and not value:
+        return "0"
     if unit == "ms" and value >= 1000:
         value, unit = value / 1000, "s"
     digits = 0 if value == round(value) else 1 if round(value, 1) == round(value, 3) else 2

@@ -1,7 +1,7 @@
 """Code to read and to copy."""
 
 from PySide6.QtCore import QTimer
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtGui import QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QPlainTextEdit, QVBoxLayout, QWidget
 
 from ui.theme import font
@@ -20,6 +20,9 @@ class CodeBlock(QWidget):
         self._copy = button("Copy", self._copy_code, name="Copy the code")
         self._revert = QTimer(self, singleShot=True, interval=1200)
         self._revert.timeout.connect(lambda: self._copy.setText("Copy"))
+        # Lines wrap anew only once the text has its new width.
+        self._fit_soon = QTimer(self, singleShot=True, interval=0)
+        self._fit_soon.timeout.connect(self._fit_height)
         self._text = QPlainTextEdit()
         self._text.setReadOnly(True)
         self._text.setProperty("role", "code")
@@ -50,11 +53,16 @@ class CodeBlock(QWidget):
         if text != self._text.toPlainText():
             self._text.setPlainText(text)
         self._fit_height()
+        self._fit_soon.start()
 
     def _fit_height(self) -> None:
         """As high as the text; a plain text document counts its height in lines, wrapped ones included."""
         lines = self._text.document().documentLayout().documentSize().height()
         self._text.setFixedHeight(int(min(20, max(2, lines)) * self._text.fontMetrics().lineSpacing()) + 26)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_soon.start()
 
     def _copy_code(self) -> None:
         QGuiApplication.clipboard().setText(self.text())

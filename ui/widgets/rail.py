@@ -164,9 +164,12 @@ class Foot(QWidget):
             QRectF(24, 10, room, 20), Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(self._first, elide, room)
         )
         painter.setFont(font(11))
-        painter.drawText(
-            QRectF(24, 32, room, 20), Qt.AlignmentFlag.AlignVCenter, metrics.elidedText(self._second, elide, room)
-        )
+        small = QFontMetricsF(painter.font())
+        second = self._second
+        if small.horizontalAdvance(second) > room:  # the address without its age, rather than half of both
+            second = second.partition(" · ")[0]
+        second = small.elidedText(second, elide, room)
+        painter.drawText(QRectF(24, 32, room, 20), Qt.AlignmentFlag.AlignVCenter, second)
 
 
 class Rail(QWidget):
