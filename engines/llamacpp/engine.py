@@ -160,9 +160,7 @@ class LlamaCppEngine:
         """(tokens, stop strings that the template needs, the field they come from)."""
         given = [f for f in ("messages", "prompt", "prompt_tokens") if getattr(request, f) is not None]
         if len(given) != 1:
-            raise EngineError(
-                "invalid_input", "give exactly one of messages, prompt and prompt_tokens", field="prompt"
-            )
+            raise EngineError("invalid_input", "give exactly one of messages, prompt and prompt_tokens", field="prompt")
         if request.messages is not None:
             return self._runner.tokenize(*self._template.render(request.messages)), self._template.stop, "messages"
         if request.prompt is not None:
@@ -183,9 +181,7 @@ class LlamaCppEngine:
                 self._runner.keep(action.slot, action.count)
         if not plan.work:
             return np.empty((0, self._runner.vocabulary), np.float32)
-        return self._runner.decode(
-            Row(work.sequence.slot, work.start, work.tokens, work.samples) for work in plan.work
-        )
+        return self._runner.decode(Row(work.sequence.slot, work.start, work.tokens, work.samples) for work in plan.work)
 
     def _advance(self, answer: _Answer, logits: np.ndarray) -> TokenEvent:
         """Sample the next token of one sequence and say what became of it."""

@@ -11,10 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import llama_cpp
 import numpy as np
 
 from engines.engine import EngineError
+
+# Read when libgomp loads. Its default spins for milliseconds at each barrier: when anything else wants a core, the
+# spinning thread keeps it from the one it waits for, and 60 tokens/s became 2. At 1,000 an idle machine is no slower.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import llama_cpp
 
 GGUF_MAGIC = b"GGUF"
 #: Physical batch of llama.cpp, tokens: how much one pass over the weights computes.
@@ -109,9 +114,7 @@ class Runner:
         self._slot = np.zeros(batch_tokens, np.int32)
         self._wants_logits = np.zeros(batch_tokens, np.int8)
         self._slots_per_token = np.ones(batch_tokens, np.int32)
-        self._slot_pointers = (self._slot.ctypes.data + np.arange(batch_tokens) * self._slot.itemsize).astype(
-            np.uintp
-        )
+        self._slot_pointers = (self._slot.ctypes.data + np.arange(batch_tokens) * self._slot.itemsize).astype(np.uintp)
 
         def pointer(array: np.ndarray, kind: type) -> object:
             return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
