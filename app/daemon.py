@@ -22,6 +22,7 @@ from app.api.manage import Manage
 from app.api.openai import OpenAI
 from app.api.server import Server
 from app.api.station import Station
+from app.api.transport import Protocol
 from app.dataplane.dataplane import Dataplane
 from app.db import Store
 from app.deployments.reconciler import Reconciler
@@ -210,7 +211,7 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
 
     config = uvicorn.Config(
         server,
-        http="httptools",
+        http=Protocol,
         loop="none",
         lifespan="off",
         ws="none",

@@ -18,9 +18,23 @@ import httpx2
 
 CONTEXT = 4096
 SLOTS = 8
-WORDS = (
-    "ship harbour lantern compass winter river engine paper garden window silver morning anchor forest music".split()
-)
+WORDS = [
+    "ship",
+    "harbour",
+    "lantern",
+    "compass",
+    "winter",
+    "river",
+    "engine",
+    "paper",
+    "garden",
+    "window",
+    "silver",
+    "morning",
+    "anchor",
+    "forest",
+    "music",
+]
 
 
 def prompt(random_: random.Random, words: int) -> str:

@@ -8,11 +8,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from app.dataplane.tensors import Tensor, join, split, views, whole
 from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, ReplicaLost
-from app.workers.client import WorkerClient
+from app.workers.client import Answer, WorkerClient
 
 
 class Waiting:
@@ -66,7 +65,7 @@ class Batcher:
         self._idle: list[WorkerClient] = []
         self._clients: set[WorkerClient] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._running: dict[asyncio.Future[Any], list[Waiting]] = {}
+        self._running: dict[WorkerClient, list[Waiting]] = {}
         self.closed = False
 
     @property
@@ -169,30 +168,27 @@ class Batcher:
             waiting.queue_s += now - waiting.arrived
         headers, parts = join([entry.inputs for entry in batch]) if len(batch) > 1 else whole(batch[0].inputs)
         try:
-            answer = client.infer(headers, parts, batch[0].outputs)
+            client.infer(headers, parts, batch[0].outputs, lambda answer: self._answered(client, batch, answer))
         except ReplicaLost:  # it died a moment ago; its keeper will take it out
             self._queue.extendleft(reversed(batch))
             return
-        self._running[answer] = batch
-        answer.add_done_callback(lambda done: self._answered(client, batch, done))
+        self._running[client] = batch
 
-    def _answered(self, client: WorkerClient, batch: list[Waiting], done: "asyncio.Future[Any]") -> None:
-        del self._running[done]
+    def _answered(self, client: WorkerClient, batch: list[Waiting], answer: Answer) -> None:
+        del self._running[client]
         if client in self._clients and not client.lost:
             self._idle.append(client)
-        error = done.exception()
-        if error is None:
-            message, payload = done.result()
+        if isinstance(answer, tuple):
+            message, payload = answer
             self._deliver(batch, views(message.outputs, payload), message.compute_us / 1e6)
-        elif isinstance(error, InvalidInput) and len(batch) > 1:
+        elif isinstance(answer, InvalidInput) and len(batch) > 1:
             # One bad request must not fail the others: each runs again by itself.
             for waiting in batch:
                 waiting.key = (waiting.key, id(waiting))  # type: ignore[assignment]
             self._queue.extendleft(reversed(batch))
         else:
             for waiting in batch:
-                if not waiting.result.done():
-                    waiting.result.set_exception(error)
+                self._fail(waiting, answer)
         self._pump()
 
     def _deliver(self, batch: Sequence[Waiting], outputs: list[Tensor], compute_s: float) -> None:
@@ -203,4 +199,5 @@ class Batcher:
             waiting.compute_s, waiting.batch_rows = compute_s, total
             if not waiting.result.done():
                 waiting.result.set_result(answer)
-        self._observe(total, compute_s, outputs)
+        # After the answers are on their way: what is only counted must not delay them.
+        asyncio.get_running_loop().call_soon(self._observe, total, compute_s, outputs)

@@ -31,7 +31,7 @@ from engines.protocol import (
     Tokens,
 )
 
-Batch = tuple[Inferred, memoryview]
+Answer = tuple[Inferred, memoryview] | PilothouseError
 _REJECTIONS: dict[str, type[PilothouseError]] = {
     "invalid_input": InvalidInput,
     "context_exceeded": ContextExceeded,
@@ -99,7 +99,7 @@ class WorkerClient(asyncio.Protocol):
         self._on_lost = on_lost
         self._buffer = bytearray()
         self._number = 0
-        self._batches: dict[int, asyncio.Future[Batch]] = {}
+        self._batches: dict[int, Callable[[Answer], None]] = {}
         self._tokenized: dict[int, asyncio.Future[list[int]]] = {}
         self._streams: dict[int, TokenStream] = {}
         self._transport: asyncio.Transport | None = None
@@ -115,14 +115,17 @@ class WorkerClient(asyncio.Protocol):
         self._transport.write(b"".join((protocol.frame(message, size), *parts)))
 
     def infer(
-        self, inputs: list[TensorHeader], parts: Sequence[bytes | memoryview], outputs: list[str]
-    ) -> "asyncio.Future[Batch]":
-        """Send one batch; the future gives the answer and its payload, or raises `PilothouseError`."""
+        self,
+        inputs: list[TensorHeader],
+        parts: Sequence[bytes | memoryview],
+        outputs: list[str],
+        done: Callable[[Answer], None],
+    ) -> None:
+        """Send one batch; ``done`` is called with the answer and its payload, or with why there is none. A plain call
+        rather than a future, which would cost another turn of the event loop. Raises `ReplicaLost`."""
         self._number += 1
-        future: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
         self.send(Infer(self._number, inputs, outputs), parts)
-        self._batches[self._number] = future
-        return future
+        self._batches[self._number] = done
 
     def generate(self, request: Generate) -> TokenStream:
         """Queue one sequence; ``request.id`` is set here."""
@@ -174,9 +177,8 @@ class WorkerClient(asyncio.Protocol):
 
     def _dispatch(self, message: Any, payload: bytes) -> None:
         if isinstance(message, Inferred):
-            future = self._batches.pop(message.id, None)
-            if future is not None and not future.done():
-                future.set_result((message, memoryview(payload)))
+            if (done := self._batches.pop(message.id, None)) is not None:
+                done((message, memoryview(payload)))
         elif isinstance(message, Step):
             self.load = message.load
             for event in message.events:
@@ -199,9 +201,11 @@ class WorkerClient(asyncio.Protocol):
             self._on_control(message)
 
     def _reject(self, number: int, error: PilothouseError) -> None:
-        future: asyncio.Future[Any] | None = self._batches.pop(number, None) or self._tokenized.pop(number, None)
-        if future is not None and not future.done():
-            future.set_exception(error)
+        if (done := self._batches.pop(number, None)) is not None:
+            done(error)
+        tokens = self._tokenized.pop(number, None)
+        if tokens is not None and not tokens.done():
+            tokens.set_exception(error)
         if (stream := self._streams.pop(number, None)) is not None:
             stream.fail(error)
 

@@ -51,8 +51,9 @@ def resolve(settings: Settings, trained_context: int, on_gpu: bool) -> Settings:
     kv_tokens = settings.kv_tokens or settings.sequences * context
     if kv_tokens < context:
         raise EngineError("bad_setting", f"kv_tokens {kv_tokens} cannot hold one context of {context} tokens")
-    # On 2 cores, prompts are read at 575 tokens/s in pieces of 128, 615 of 256, 629 of 512. Every running
-    # sequence takes one token of a step, and a prompt must always get at least one.
-    step = max(settings.step_tokens or (512 if on_gpu else 128), settings.sequences + 1)
-    batch = max(settings.batch_tokens or (2048 if on_gpu else 256), step)
+    # On 2 cores, 8 streams of 127-token prompts gave 81 tokens/s with steps of 128 beside running answers, 108 with
+    # 256, 99 with 384; 512 where nothing runs (docs/performance.md). Every running sequence takes one token of a
+    # step, and a prompt must always get at least one.
+    step = max(settings.step_tokens or (512 if on_gpu else 256), settings.sequences + 1)
+    batch = max(settings.batch_tokens or (2048 if on_gpu else 512), step)
     return Settings(settings.sequences, context, kv_tokens, settings.queue_limit, step, batch)

@@ -18,24 +18,19 @@ class HandWorker:
         self.lost = False
         self.batches = []
 
-    def infer(self, inputs, parts, outputs):
+    def infer(self, inputs, parts, outputs, done):
         if self.lost:
             raise ReplicaLost("gone")
-        future = asyncio.get_running_loop().create_future()
-        self.batches.append((inputs, b"".join(parts), future))
-        return future
+        self.batches.append((inputs, b"".join(parts), done))
 
     @property
     def rows(self):
         return [inputs[0].shape[0] for inputs, _, _ in self.batches]
 
     async def answer(self, error=None):
-        inputs, payload, future = self.batches.pop(0)
-        if error is not None:
-            future.set_exception(error)
-        else:
-            headers = [TensorHeader("y", h.datatype, h.shape, h.size_bytes) for h in inputs]
-            future.set_result((Inferred(0, headers, 7), memoryview(payload)))
+        inputs, payload, done = self.batches.pop(0)
+        headers = [TensorHeader("y", h.datatype, h.shape, h.size_bytes) for h in inputs]
+        done(error or (Inferred(0, headers, 7), memoryview(payload)))
         await asyncio.sleep(0)
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from app.dataplane.tensors import Tensor, views, whole
-from app.errors import ContextExceeded, EngineFailed, InvalidInput, ReplicaLost
+from app.errors import ContextExceeded, EngineFailed, InvalidInput, PilothouseError, ReplicaLost
 from app.workers.process import WorkerProcess, classify
 from app.workers.runtimes import Interpreter
 from engines.protocol import Generate, Load
@@ -50,7 +50,12 @@ async def start():
 async def ask(worker, *values):
     data = np.array([values], np.float32)
     headers, parts = whole([Tensor("input", "FP32", list(data.shape), data.tobytes())])
-    message, payload = await worker.client.infer(headers, parts, [])
+    answered = asyncio.get_running_loop().create_future()
+    worker.client.infer(headers, parts, [], answered.set_result)
+    answer = await answered
+    if isinstance(answer, PilothouseError):
+        raise answer
+    message, payload = answer
     return np.frombuffer(views(message.outputs, payload)[0].data, np.float32).tolist()
 
 
