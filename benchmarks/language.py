@@ -18,23 +18,7 @@ import httpx2
 
 CONTEXT = 4096
 SLOTS = 8
-WORDS = [
-    "ship",
-    "harbour",
-    "lantern",
-    "compass",
-    "winter",
-    "river",
-    "engine",
-    "paper",
-    "garden",
-    "window",
-    "silver",
-    "morning",
-    "anchor",
-    "forest",
-    "music",
-]
+WORDS = ["ship", "harbour", "lantern", "compass", "winter", "river", "engine", "paper", "garden", "window"]
 
 
 def prompt(random_: random.Random, words: int) -> str:
