@@ -1,5 +1,7 @@
 """What is killed, and what is broken on purpose."""
 
+import hashlib
+import json
 import os
 import signal
 import threading
@@ -9,6 +11,7 @@ import psutil
 import pytest
 
 from tests.support.daemon import gone_within, until
+from tests.support.range_server import RangeServer
 
 BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}]}
 
@@ -164,3 +167,44 @@ def test_an_impossible_device_is_a_failed_deployment_that_says_so(daemon):
     state = daemon.deploy("digits", device="cuda:7")
     assert state["state"] == "failed"
     assert "cuda:7" in state["error"]["message"]
+
+
+def big_model() -> bytes:
+    """A sound ONNX model of 30 MB: y = x + w[0]."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).normal(size=7_500_000).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["w", "zero"], ["first"]), helper.make_node("Add", ["x", "first"], ["y"])],
+        "big",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.array(0), "zero")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def test_a_daemon_killed_in_mid_download_goes_on_with_what_it_has(daemon):
+    content = big_model()
+    with RangeServer(files={"/big.onnx": content}) as server:
+        server.budget_bytes = len(content) // 2
+        job = daemon.post("/manage/v1/jobs", {"kind": "download", "ref": f"{server.url}/big.onnx"})
+        server.wait_until_spent()
+        # What the daemon has noted as safely on the disk, twice a second, it must not fetch again.
+        note = daemon.data_dir / "downloads" / job["id"] / "0" / "0.json"
+        until(lambda: note.exists() and sum(json.loads(note.read_text())["done"].values()) > len(content) // 3)
+        daemon.kill()
+        before = server.sent_bytes
+        server.release()
+        daemon.start()
+        done = daemon.wait("job", job["id"], lambda j: j["state"] in ("succeeded", "failed"))
+        assert done["state"] == "succeeded", done["error"]
+        fetched_after = server.sent_bytes - before
+    assert fetched_after < len(content) * 2 // 3, "what was here was fetched again"
+    version = daemon.get("/manage/v1/models/big")["versions"][0]
+    assert version["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert daemon.deploy("big")["state"] == "ready"
