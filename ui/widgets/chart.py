@@ -27,6 +27,10 @@ class Line:
         return cm.value_at(self.times, self.values, now, within_s=3.5)
 
 
+#: A narrower chart shows where an event was and leaves its words to the wide one on the same page.
+WORDS_FROM_PX = 480
+
+
 class Crosshair(QObject):
     """The moment that the pointer is at, on whichever chart of a page; `None` when on none."""
 
@@ -164,6 +168,8 @@ class Chart(QWidget):
             x = round(scale.x(mark.time)) + 0.5
             painter.setPen(pen)
             painter.drawLine(QPointF(x, scale.top), QPointF(x, scale.top + scale.height))
+            if self.width() < WORDS_FROM_PX:
+                continue
             width = metrics.horizontalAdvance(mark.words)
             left = x + 6 if x + 6 + width < scale.left + scale.width else x - 6 - width
             if left < free_from:
