@@ -129,7 +129,10 @@ class House:
                 if change.value is not None and change.value.state == "installed":
                     if change.key not in installed:
                         installed.add(change.key)
-                        await self.reconciler.runtime_installed()
+                        try:
+                            await self.reconciler.runtime_installed()
+                        except Exception:
+                            log.exception("what waited for %s could not be started", change.key)
                 else:
                     installed.discard(change.key)
             elif not isinstance(change, Change):
@@ -141,9 +144,11 @@ class House:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.jobs.stop()
-        await self.reconciler.stop()
-        self.store.close()
+        try:
+            await self.jobs.stop()
+            await self.reconciler.stop()
+        finally:
+            self.store.close()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -227,9 +232,10 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
         await house.open()
         await _Uvicorn(config, announce, house).serve(sockets=[sock])
     finally:
-        await house.close()
-        with contextlib.suppress(FileNotFoundError):
-            data.daemon_file.unlink()
+        try:
+            await house.close()
+        finally:
+            data.daemon_file.unlink(missing_ok=True)
 
 
 def _write_daemon_file(data: DataDir, info: Daemon) -> None:

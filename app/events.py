@@ -1,6 +1,7 @@
 """The bus: the latest state of everything that is shown, and the changes to it, with ids to resume from."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -18,7 +19,8 @@ class Bus:
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Any]] = {}
-        self.last_id = 0
+        # Milliseconds, so that the ids of an earlier daemon are never among ours.
+        self.last_id = time.time_ns() // 1_000_000
         self._history: deque[tuple[int, Change]] = deque(maxlen=HISTORY)
         self._wakers: set[asyncio.Event] = set()
 

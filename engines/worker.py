@@ -8,13 +8,27 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 
 import msgspec
 
 from engines import protocol, tensors
 from engines.engine import EngineError, TensorEngine, TokenEngine
-from engines.protocol import Abort, Failed, Generate, Hello, Infer, Inferred, Load, Rejected, Tokenize, Tokens
+from engines.protocol import (
+    Abort,
+    Failed,
+    Generate,
+    Hello,
+    Infer,
+    Inferred,
+    Load,
+    Rejected,
+    SchedulerLoad,
+    Step,
+    Tokenize,
+    Tokens,
+)
 
 #: name -> "module:class"; imported in the worker only, and only the one that is asked for.
 ENGINES = {
@@ -167,6 +181,10 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> N
             except EngineError as error:
                 channel.send(Rejected(message.id, error.code, error.message, error.field))
                 continue
+            except Exception as error:  # a defect of an engine must not end the worker
+                traceback.print_exc()
+                channel.send(Rejected(message.id, "engine_failed", f"{type(error).__name__}: {error}"[:400]))
+                continue
             channel.send(Inferred(message.id, headers, (time.perf_counter_ns() - started) // 1000), parts)
 
 
@@ -178,6 +196,8 @@ def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
                     engine.submit(message)
                 elif isinstance(message, Abort):
                     engine.abort(message)
+                    if not engine.busy:  # no step will follow to say that nothing runs
+                        channel.send(Step([], SchedulerLoad()))
                 elif isinstance(message, Tokenize):
                     channel.send(Tokens(message.id, engine.tokenize(message)))
             except EngineError as error:

@@ -2,7 +2,6 @@
 
 import hmac
 import ipaddress
-from urllib.parse import urlsplit
 
 from app.api.http import Request, Scope
 from app.errors import BadSetting, Forbidden, Unauthorized
@@ -68,7 +67,7 @@ class Guard:
             self._seen_hosts.add(host)
 
     def _check_origin(self, origin: str, host: bytes | None) -> list[tuple[bytes, bytes]]:
-        same = urlsplit(origin).netloc == (host or b"").decode("latin-1").lower()
+        same = origin.partition("://")[2] == (host or b"").decode("latin-1").lower()
         if not same and "*" not in self._origins and origin not in self._origins:
             raise Forbidden(
                 f"pages from {origin} may not call this server",

@@ -19,6 +19,9 @@ from app.errors import InvalidInput, MethodNotAllowed, NotFound, PayloadTooLarge
 T = TypeVar("T")
 Scope = Literal["open", "inference", "management"]
 
+#: Python refuses to read very long numbers; no honest one has more digits.
+MOST_DIGITS = 18
+
 
 class Request:
     """One HTTP request with its whole body. ``params`` are the values of the braces in the route's path."""
@@ -51,7 +54,7 @@ class Request:
         text = self.query.get(name, "")
         if not text:
             return default
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > MOST_DIGITS:
             raise InvalidInput(f"{name} must be a whole number, not {text!r}", field=name)
         return min(int(text), most)
 
@@ -63,7 +66,7 @@ class Request:
             reason, _, where = str(error).partition(" - at `$")
             name = where.rstrip("`").lstrip(".")
             raise InvalidInput(f"{name or 'body'}: {reason}", field=name) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"the body is not valid JSON: {error}") from None
 
 

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 import app
-from app.api.http import Request, Response, Route, json
+from app.api.http import MOST_DIGITS, Request, Response, Route, json
 from app.dataplane.dataplane import Dataplane, Inference
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput, NotFound
@@ -60,7 +60,7 @@ def _decode_json(tensor: InferInput) -> bytes:
         except msgspec.ValidationError:
             values = msgspec.convert(list(_leaves(_any.decode(tensor.data))), _TYPES.get(kind, list[int]))
         return pack_strings(values) if dtype is None else np.array(values, dtype).tobytes()
-    except (msgspec.DecodeError, OverflowError):
+    except (msgspec.DecodeError, OverflowError, RecursionError):
         raise InvalidInput(f"{where}: expected a list of {tensor.datatype} values", field=where) from None
 
 
@@ -89,7 +89,7 @@ def decode(request: Request) -> tuple[InferRequest, list[Tensor]]:
     length = request.header(_HEADER_LENGTH)
     body, binary = request.body, memoryview(b"")
     if length is not None:
-        if not length.isdigit() or int(length) > len(body):
+        if not length.isdigit() or len(length) > MOST_DIGITS or int(length) > len(body):
             raise InvalidInput(
                 f"Inference-Header-Content-Length is {length.decode('latin-1')!r}, the body has {len(body)} bytes",
                 field="Inference-Header-Content-Length",
@@ -231,6 +231,6 @@ def _timeout(message: InferRequest) -> float | None:
     value = message.parameters.get("timeout")
     if value is None:
         return None
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or not 0 <= value < 1 << 53:
         raise InvalidInput(f"timeout must be a number of microseconds, not {value!r}", field="parameters.timeout")
     return value / 1e6 if value else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from app.api.http import Request, Response, Route, Stream, json
+from app.api.http import MOST_DIGITS, Request, Response, Route, Stream, json
 from app.deployments.reconciler import Reconciler
 from app.errors import Conflict, InvalidInput
 from app.events import Bus
@@ -55,8 +55,7 @@ class Manage:
     # --- the machine ----------------------------------------------------------------------------------
 
     async def hardware(self, request: Request) -> Response:
-        await self.sampler.hardware_known.wait()
-        return json(self.sampler.hardware)
+        return json(await self.sampler.machine())
 
     async def engines(self, request: Request) -> Response:
         return page(await self.prober.engines(), request)
@@ -94,9 +93,7 @@ class Manage:
     # --- models and jobs ------------------------------------------------------------------------------
 
     async def list_catalog(self, request: Request) -> Response:
-        await self.sampler.hardware_known.wait()
-        hardware = self.sampler.hardware
-        assert hardware is not None
+        hardware = await self.sampler.machine()
         here = {model.name for model in self.registry.models()}
         busy = {job.spec.get("ref"): job.id for job in self.jobs.unfinished().values()}
         total, available = hardware.memory_total_bytes, hardware.memory_total_bytes - hardware.memory_used_bytes
@@ -166,7 +163,7 @@ class Manage:
 
     async def events(self, request: Request) -> Stream:
         last = (request.header(b"last-event-id") or b"").decode("latin-1")
-        return Stream(self._events(int(last) if last.isdecimal() else None))
+        return Stream(self._events(int(last) if last.isdecimal() and len(last) <= MOST_DIGITS else None))
 
     async def _events(self, last_id: int | None) -> AsyncGenerator[bytes, None]:
         changes = self.bus.subscribe(last_id)

@@ -47,6 +47,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_tokens": (0, 1 << 24),
     "max_completion_tokens": (0, 1 << 24),
     "min_tokens": (0, 1 << 24),
+    "seed": (-(1 << 63), (1 << 64) - 1),
 }
 
 
@@ -181,7 +182,7 @@ class OpenAI:
         if isinstance(prompt, str):
             generation.prompt = prompt
         else:
-            if not all(isinstance(token, int) for token in prompt):
+            if not all(isinstance(token, int) and 0 <= token < 1 << 31 for token in prompt):
                 raise InvalidInput("prompt: expected a text or a list of tokens", field="prompt")
             generation.prompt_tokens = prompt  # type: ignore[assignment]
         number, created = f"cmpl-{secrets.token_hex(12)}", int(time.time())

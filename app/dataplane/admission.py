@@ -6,6 +6,9 @@ from app.dataplane.tensors import SIZES, Tensor, unpack_strings
 from app.errors import InvalidInput
 from engines.protocol import Signature, TensorSpec
 
+#: An axis beyond this is a mistake, however few elements the others leave.
+MOST_ELEMENTS = 1 << 40
+
 
 def _shape(spec: TensorSpec) -> str:
     return "[" + ", ".join("any" if size == -1 else str(size) for size in spec.shape) + "]"
@@ -44,6 +47,10 @@ def check(spec: TensorSpec, tensor: Tensor) -> None:
         want not in (-1, have) or have < 0 for want, have in zip(spec.shape, tensor.shape, strict=True)
     ):
         raise InvalidInput(f"input {spec.name} must have shape {_shape(spec)}, not {tensor.shape}", field=where)
+    if any(size > MOST_ELEMENTS for size in tensor.shape):
+        raise InvalidInput(f"input {spec.name}: an axis of {tensor.shape} is too long", field=where)
+    if spec.shape and spec.shape[0] == -1 and tensor.shape[0] == 0:
+        raise InvalidInput(f"input {spec.name} has no rows", field=where)
     if tensor.datatype == "BYTES":
         try:
             have = len(unpack_strings(tensor.data))
@@ -61,8 +68,6 @@ def check(spec: TensorSpec, tensor: Tensor) -> None:
             f"input {spec.name} has {len(tensor.data)} bytes, {tensor.datatype} {tensor.shape} needs {need}",
             field=where,
         )
-    if spec.shape and spec.shape[0] == -1 and tensor.shape[0] == 0:
-        raise InvalidInput(f"input {spec.name} has no rows", field=where)
 
 
 def check_outputs(signature: Signature, names: list[str]) -> None:

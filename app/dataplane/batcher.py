@@ -13,6 +13,9 @@ from app.dataplane.tensors import Tensor, join, split, views, whole
 from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, ReplicaLost
 from app.workers.client import Answer, WorkerClient
 
+#: How long after their timeout a replica may go on with requests before it is taken for hung.
+STUCK_S = 30.0
+
 
 class Waiting:
     """One request in the queue. ``result`` gives its outputs; the times are seconds."""
@@ -120,6 +123,11 @@ class Batcher:
             if waiting.deadline < now:
                 self._fail(waiting, DeadlineExceeded("the request took longer than its timeout", hint="retry later"))
 
+    def stuck(self) -> list[WorkerClient]:
+        """Replicas that work on nothing but requests which were answered as too late `STUCK_S` ago."""
+        limit = time.perf_counter() - STUCK_S
+        return [c for c, batch in self._running.items() if all(entry.deadline < limit for entry in batch)]
+
     @staticmethod
     def _fail(waiting: Waiting, error: PilothouseError) -> None:
         if not waiting.result.done():
@@ -171,6 +179,11 @@ class Batcher:
             client.infer(headers, parts, batch[0].outputs, lambda answer: self._answered(client, batch, answer))
         except ReplicaLost:  # it died a moment ago; its keeper will take it out
             self._queue.extendleft(reversed(batch))
+            return
+        except PilothouseError as error:  # too large for one message: the replica is as good as before
+            self._idle.append(client)
+            for waiting in batch:
+                self._fail(waiting, error)
             return
         self._running[client] = batch
 

@@ -1,5 +1,6 @@
 """The neutral calls that every protocol is a thin coat of: `infer`, `generate`, `tokenize`."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -132,7 +133,11 @@ class Dataplane:
         try:
             replica = await pool.take(request.prefix, target.timeout_s)
             stream = replica.generate(request.message())
-            async for event in stream:
+            while not ended:
+                async with asyncio.timeout(
+                    target.timeout_s
+                ):  # of each event: a worker that hangs is told, not waited for
+                    event = await anext(stream)
                 now = time.perf_counter()
                 prompt_tokens = event.prompt_tokens or prompt_tokens
                 cached = event.cached_tokens or cached
@@ -148,6 +153,10 @@ class Dataplane:
                     metrics.prompt(prompt_tokens, cached)
                     metrics.finished(now - arrived)
                 yield event
+        except TimeoutError:
+            ended = True
+            metrics.failed("BACKEND")
+            raise DeadlineExceeded(f"no token came within {target.timeout_s:g} s", hint="retry later") from None
         except PilothouseError as error:
             ended = True
             metrics.failed(_reason(error))

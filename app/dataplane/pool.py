@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from app.errors import NotReady, QueueFull
+from app.errors import NotReady, PilothouseError, QueueFull
 from app.workers.client import WorkerClient
 
 #: Conversations whose replica is remembered.
@@ -36,6 +36,7 @@ class Pool:
         self._replicas: list[WorkerClient] = []
         self._owners: dict[int, WorkerClient] = {}
         self._available = asyncio.Event()
+        self._closed: PilothouseError | None = None
         self._waiting = 0
 
     @property
@@ -44,8 +45,14 @@ class Pool:
         return self._waiting + sum(replica.load.waiting for replica in self._replicas)
 
     @property
-    def in_flight(self) -> int:
+    def running(self) -> int:
+        """Sequences that are being decoded."""
         return sum(replica.load.running for replica in self._replicas)
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences that a replica holds, waiting or running."""
+        return sum(replica.sequences for replica in self._replicas)
 
     @property
     def kv_used(self) -> float:
@@ -58,8 +65,11 @@ class Pool:
     def leave(self, client: WorkerClient) -> None:
         if client in self._replicas:
             self._replicas.remove(client)
-        if not self._replicas:
-            self._available.clear()
+
+    def close(self, error: PilothouseError) -> None:
+        """Refuse what has no replica yet, and what comes; what runs is answered."""
+        self._closed = error
+        self._available.set()
 
     async def take(self, prefix: int, timeout_s: float) -> WorkerClient:
         """Raises `QueueFull` at once, or `NotReady` when no replica came up in time."""
@@ -69,12 +79,17 @@ class Pool:
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
-                await self._available.wait()
+                # One that has just died is still listed until its keeper takes it out.
+                while not (alive := [replica for replica in self._replicas if not replica.lost]) and not self._closed:
+                    self._available.clear()
+                    await self._available.wait()
         except TimeoutError:
             raise NotReady("no replica of this deployment came up in time") from None
         finally:
             self._waiting -= 1
-        replica = choose(self._replicas, self._owners.pop(prefix, None), self._slots)
+        if self._closed:
+            raise self._closed
+        replica = choose(alive, self._owners.pop(prefix, None), self._slots)
         self._owners[prefix] = replica
         if len(self._owners) > PREFIXES:
             del self._owners[next(iter(self._owners))]

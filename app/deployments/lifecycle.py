@@ -20,6 +20,7 @@ TRANSITIONS: dict[tuple[DeploymentState, Event], DeploymentState] = {
     ("ready", "stop"): "draining",
     ("failed", "stop"): "draining",
     ("stopped", "stop"): "stopped",
+    ("draining", "stop"): "draining",
     ("draining", "drained"): "stopped",
     # Its replicas go on telling what happens to them while it drains.
     ("draining", "replica_ready"): "draining",

@@ -13,7 +13,7 @@ from app.dataplane.routing import Target
 from app.db import Store
 from app.deployments import lifecycle, options, placement
 from app.deployments.serving import Serving
-from app.errors import EngineUnavailable, InvalidInput, NotFound, PilothouseError
+from app.errors import EngineUnavailable, InvalidInput, NotFound, NotReady, PilothouseError
 from app.events import Bus
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
@@ -153,13 +153,17 @@ class Reconciler:
                 "missing_library",
             ):
                 async with self._locks.setdefault(route, asyncio.Lock()):
+                    if self._deployments.get(route) is not deployment:
+                        continue  # it was deleted or declared anew meanwhile
                     await self._end(route)
                     deployment.error = deployment.decision = None
                     self._begin(route)
 
     async def stop(self) -> None:
         """End all workers; what is declared stays declared."""
-        await asyncio.gather(*(self._end(route) for route in list(self._deployments)))
+        ends = await asyncio.gather(*(self._end(route) for route in list(self._deployments)), return_exceptions=True)
+        for error in filter(None, ends):
+            log.error("a deployment did not end cleanly", exc_info=error)
 
     def refresh(self) -> None:
         """Once a second, by the sampler."""
@@ -199,7 +203,10 @@ class Reconciler:
         deployment = self._deployments[route]
         try:
             plan, decision = await self._plan(deployment)
-        except PilothouseError as error:
+        except Exception as error:
+            if not isinstance(error, PilothouseError):
+                log.exception("deployment %s could not be planned", route)
+                error = PilothouseError(f"it could not be started: {error!r}", hint="the log has the details")
             deployment.error = problem_of(error)
             self._step(route, "give_up")
             self._show(route)
@@ -223,13 +230,11 @@ class Reconciler:
         found = self._remembered(deployment)
         if found is None:
             engine = ENGINES.get(version.format, ("", ""))[0]
-            await self._sampler.hardware_known.wait()
-            assert self._sampler.hardware is not None
             decision, candidate = placement.decide(
                 version.format,
                 version.size_bytes,
                 await self._prober.installed(engine),
-                self._sampler.hardware,
+                await self._sampler.machine(),
                 engine=spec.engine,
                 device=spec.device,
             )
@@ -272,6 +277,7 @@ class Reconciler:
         elif all(state == "failed" for state in states):
             event = "give_up"
             deployment.error = next(keeper.view.error for keeper in serving.keepers)
+            serving.refuse(NotReady(f"{route} failed"))
         else:
             event = "replicas_lost"
             deployment.error = next((keeper.view.error for keeper in serving.keepers if keeper.view.error), None)
@@ -291,7 +297,7 @@ class Reconciler:
         self._show(route)
         if serving is not None:
             await serving.stop()
-            del self._serving[route]
+            self._serving.pop(route, None)
         if deployment.state == "draining":
             self._step(route, "drained")
         self._show(route)

@@ -9,7 +9,7 @@ from app.dataplane.batcher import Batcher
 from app.dataplane.pool import Pool
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor
-from app.errors import NotReady
+from app.errors import NotReady, PilothouseError
 from app.monitoring.confidence import top_confidence
 from app.monitoring.metrics import Metrics, RouteMetrics
 from app.schema.manage import Deployment
@@ -105,12 +105,15 @@ class Serving:
             keeper.sample_memory()
         if self.batcher is not None:
             self.batcher.expire()
+            for client in self.batcher.stuck():
+                for keeper in self.keepers:
+                    keeper.end_hung(client)
         if self._metrics is not None:
             queue = self.batcher or self.pool
             assert queue is not None
             self._metrics.queue_depth, self._metrics.in_flight = queue.depth, queue.in_flight
         if self.pool is not None and self._metrics is not None:
-            self._metrics.scheduler(self.pool.in_flight, self.pool.depth, self.pool.kv_used)
+            self._metrics.scheduler(self.pool.running, self.pool.depth, self.pool.kv_used)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -138,12 +141,18 @@ class Serving:
             max_batch_size=int(self._option("max_batch_size", 32)),
         )
 
+    def refuse(self, error: PilothouseError) -> None:
+        """Answer what waits with ``error``, and all that comes."""
+        queue = self.batcher or self.pool
+        if queue is not None:
+            queue.close(error)
+
     async def stop(self) -> None:
         """Refuse what waits, let what runs end within `DRAIN_S`, then end the workers."""
         queue = self.batcher or self.pool
-        if self.batcher is not None:
-            self.batcher.close(NotReady(f"{self._deployment.route} is being stopped"))
+        self.refuse(NotReady(f"{self._deployment.route} is being stopped"))
         end = time.monotonic() + DRAIN_S
         while queue is not None and queue.in_flight and time.monotonic() < end:  # noqa: ASYNC110 - it ends by count
             await asyncio.sleep(0.02)
         await asyncio.gather(*(keeper.stop() for keeper in self.keepers))
+        self.refuse(NotReady(f"{self._deployment.route} was stopped"))  # what came back from a dead replica meanwhile

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from app.errors import NotReady
 from app.events import Bus
 from app.monitoring.gpu import disk_free_bytes, timestamp, to_schema
 from app.monitoring.metrics import Metrics, RouteMetrics
@@ -22,6 +23,7 @@ from engines import hardware
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+FIRST_READING_S = 10.0
 #: Percentiles and means look this far back.
 WINDOW_S = 10
 
@@ -134,6 +136,16 @@ class Sampler:
                 await asyncio.sleep(next_s - time.monotonic())
         finally:
             self._stop.set()
+
+    async def machine(self) -> Hardware:
+        """The latest reading; right after the start it waits for the first. Raises `NotReady`."""
+        try:
+            async with asyncio.timeout(FIRST_READING_S):
+                await self.hardware_known.wait()
+        except TimeoutError:
+            raise NotReady("this machine could not be read", hint="the log has the details") from None
+        assert self.hardware is not None
+        return self.hardware
 
     def history(self, source: str, seconds: float) -> list[msgspec.Raw]:
         """See `TimeSeries.history`; up to now."""

@@ -1,6 +1,7 @@
 """One connection to one worker: frames out, frames in, each answer to whoever waits for it."""
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from app.errors import (
     EngineFailed,
     InsufficientMemory,
     InvalidInput,
+    PayloadTooLarge,
     PilothouseError,
     QueueFull,
     ReplicaLost,
@@ -112,7 +114,13 @@ class WorkerClient(asyncio.Protocol):
         if self._transport is None or self.lost:
             raise ReplicaLost("the worker of this model is gone", hint="retry; it is being restarted")
         size = sum(map(len, parts))
-        self._transport.write(b"".join((protocol.frame(message, size), *parts)))
+        try:
+            head = protocol.frame(message, size)
+        except (OverflowError, struct.error) as error:
+            raise InvalidInput(f"the request holds a number that is too large: {error}") from None
+        if len(head) > protocol.MAX_HEADER_BYTES:
+            raise PayloadTooLarge("the request is too large for one message to a worker", hint="send less at once")
+        self._transport.write(b"".join((head, *parts)))
 
     def infer(
         self,

@@ -36,9 +36,12 @@ class Prober:
         async with self._asking:
             for interpreter in self._runtimes.interpreters(engine):
                 key = (interpreter.runtime, interpreter.version, str(interpreter.python))
-                if key not in self._known:
-                    self._known[key] = await asyncio.to_thread(probe, interpreter)
-                found += [(interpreter, report) for report in self._known[key] if report["engine"] == engine]
+                reports = self._known.get(key)
+                if reports is None:
+                    reports = await asyncio.to_thread(probe, interpreter)
+                    if not any(report.get("failed") for report in reports):  # else it is asked again
+                        self._known[key] = reports
+                found += [(interpreter, report) for report in reports if report["engine"] == engine]
         return found
 
     async def installed(self, engine: str) -> list[Installed]:
@@ -106,6 +109,7 @@ def probe(interpreter: Interpreter) -> list[dict[str, Any]]:
                 "devices": [],
                 "usable": False,
                 "reason": f"its probe failed: {last}",
+                "failed": True,
             }
             for engine in ENGINES
         ]

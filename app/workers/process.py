@@ -156,7 +156,13 @@ class WorkerProcess:
 
     async def _read_stderr(self) -> None:
         assert self._process is not None and self._process.stderr is not None
-        async for line in self._process.stderr:
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:
+                continue  # longer than the buffer; asyncio dropped what it had of it
+            if not line:
+                break
             text = line.decode(errors="replace").rstrip()
             self._stderr.append(text[:1000])
             log.debug("worker %s: %s", self._process.pid, text)
@@ -164,6 +170,11 @@ class WorkerProcess:
         self.ended.set()
         if self.client is not None:
             self.client.close()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def stop(self, grace_s: float = 3.0) -> None:
         """Close its standard input, which is the order to exit; kill it if it does not within ``grace_s``."""
@@ -176,8 +187,7 @@ class WorkerProcess:
             async with asyncio.timeout(grace_s):
                 await self.ended.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            self.kill()
             await process.wait()
         if self.client is not None:
             self.client.close()

@@ -99,11 +99,16 @@ class ReplicaKeeper:
             ready = await process.start(self._plan.interpreter, self._plan.load, self._plan.timeout_s)
         except PilothouseError as error:
             return Problem(code=error.code, message=error.message, hint=error.hint, details=error.details)
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:
             return Problem(
                 code="missing_library",
                 message=f"the runtime {self._plan.interpreter.runtime} cannot be started: {error}",
                 hint=f"pilothouse runtime install {self._plan.interpreter.runtime}",
+            )
+        except Exception as error:
+            log.exception("replica %s could not be started", self.view.id)
+            return Problem(
+                code="internal", message=f"it could not be started: {error!r}", hint="the log has the details"
             )
         self.ready = ready
         client = process.client
@@ -125,6 +130,12 @@ class ReplicaKeeper:
                 )
             except psutil.Error:
                 return  # it just died: its keeper will say so
+
+    def end_hung(self, client: WorkerClient) -> None:
+        """Kill the worker behind ``client``, if it is this one's: it is started again as after a crash."""
+        if self._process is not None and self._process.client is client:
+            log.error("replica %s hangs and is ended", self.view.id)
+            self._process.kill()
 
     async def stop(self) -> None:
         self._task.cancel()

@@ -4,7 +4,7 @@ override it.
 
 Behaviour: ``load_delay_ms``, ``load_error`` (a code of `protocol.Failed`), ``load_crash``, ``delay_ms`` (of a run or
 a step), ``crash_on`` (a first value, or a prompt, that kills the process), ``error_on`` (one that is refused),
-``leak_mb`` (kept at each run), ``batched``, ``sequences``, ``context_tokens``.
+``leak_mb`` (kept at each run), ``shout_mb`` (on standard error, in one line), ``batched``, ``sequences``, ``context_tokens``.
 """
 
 import json
@@ -83,6 +83,8 @@ class EchoTensors:
     def infer(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
         values = inputs["input"]
         time.sleep(self._behaviour.get("delay_ms", 0) / 1000)
+        if shout_mb := self._behaviour.get("shout_mb"):
+            os.write(2, b"x" * int(shout_mb * 2**20))
         if (crash_on := self._behaviour.get("crash_on")) is not None and np.any(values == crash_on):
             _crash(f"echo was asked to crash on {crash_on}")
         if (error_on := self._behaviour.get("error_on")) is not None and np.any(values == error_on):

@@ -75,15 +75,15 @@ class OnnxRuntimeEngine:
         )
 
     def infer(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        feeds = {
-            # onnxruntime takes strings as `str` objects
-            name: np.array([item.decode() for item in array.reshape(-1)], dtype=object).reshape(array.shape)
-            if array.dtype.kind == "O"
-            else array
-            for name, array in inputs.items()
-        }
         names = list(outputs) or self._outputs
         try:
+            feeds = {
+                # onnxruntime takes strings as `str` objects
+                name: np.array([item.decode() for item in array.reshape(-1)], dtype=object).reshape(array.shape)
+                if array.dtype.kind == "O"
+                else array
+                for name, array in inputs.items()
+            }
             return dict(zip(names, self._session.run(names, feeds), strict=True))
         except UnicodeDecodeError as error:
             raise EngineError("invalid_input", f"a BYTES element is not UTF-8: {error}") from None

@@ -1,5 +1,6 @@
 """What is killed, and what is broken on purpose."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -208,3 +209,61 @@ def test_a_daemon_killed_in_mid_download_goes_on_with_what_it_has(daemon):
     version = daemon.get("/manage/v1/models/big")["versions"][0]
     assert version["digest"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
     assert daemon.deploy("big")["state"] == "ready"
+
+
+def test_absurd_requests_are_400_and_leave_the_replica_alive(daemon, echo_model):
+    daemon.pull(echo_model())
+    daemon.deploy("echo")
+
+    def status(path, body, **headers):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return daemon.http.post(path, content=content, headers=headers).status_code
+
+    infer = "/v2/models/echo/infer"
+    shape = [10**30, 0]
+    assert status(infer, {"inputs": [{"name": "input", "datatype": "FP32", "shape": shape, "data": []}]}) == 400
+    deep = b"[" * 100_000 + b"]" * 100_000
+    assert status(infer, b'{"inputs":[{"name":"input","datatype":"FP32","shape":[1,2],"data":%b}]}' % deep) == 400
+    assert status(infer, BODY | {"parameters": {"timeout": 10**400}}) == 400
+    assert status(infer, BODY, **{"inference-header-content-length": "9" * 5000}) == 400
+    assert status(infer, BODY, origin="http://[") == 403
+    assert daemon.http.get("/manage/v1/models?limit=" + "9" * 5000).status_code == 400
+    assert daemon.post(infer, BODY)["outputs"][0]["data"] == [1.0, 2.0]
+
+
+def test_a_language_route_refuses_absurd_numbers_and_counts_what_hangs_up(daemon, echo_model):
+    daemon.pull(echo_model(kind="language", delay_ms=20))
+    daemon.deploy("echo")
+    ask = {"model": "echo", "prompt": "word " * 300, "max_tokens": 300}
+    assert daemon.http.post("/v1/completions", json=ask | {"seed": 10**30}).status_code == 400
+    assert daemon.http.post("/v1/completions", json=ask | {"prompt": [10**30]}).status_code == 400
+    with daemon.http.stream("POST", "/v1/completions", json=ask | {"stream": True}) as answer:
+        next(answer.iter_lines())
+    idle = 'vllm:num_requests_running{model_name="echo",engine="echo"} 0'
+    until(lambda: idle in daemon.http.get("/metrics").text)
+    assert daemon.http.delete("/manage/v1/deployments/echo").status_code == 200
+
+
+def test_a_daemon_told_to_stop_while_a_deployment_drains_still_ends_cleanly(daemon, echo_model):
+    daemon.pull(echo_model(delay_ms=4000))
+    daemon.deploy("echo")
+    asking = threading.Thread(target=lambda: _ask_until_the_end(daemon.url))
+    asking.start()
+    until(lambda: 'nv_inference_pending_request_count{model="echo",version="1"}' in daemon.http.get("/metrics").text)
+    removing = threading.Thread(target=lambda: _ignore_the_end(daemon.url))
+    removing.start()
+    daemon.wait("deployment", "echo", lambda d: d["state"] in ("draining", "stopped"))
+    assert daemon.stop() == 0
+    assert not (daemon.data_dir / "daemon.json").exists()
+    asking.join()
+    removing.join()
+
+
+def _ignore_the_end(url):
+    with contextlib.suppress(httpx2.TransportError):
+        httpx2.delete(f"{url}/manage/v1/deployments/echo", timeout=30)
+
+
+def _ask_until_the_end(url):
+    with contextlib.suppress(httpx2.TransportError):
+        httpx2.post(f"{url}/v2/models/echo/infer", json=BODY, timeout=30)

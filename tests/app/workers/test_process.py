@@ -131,6 +131,15 @@ async def test_a_worker_ends_when_its_standard_input_closes_even_while_it_comput
         await running
 
 
+async def test_an_endless_line_on_standard_error_hides_nothing(start, echo):
+    worker = await start(echo(shout_mb=3, crash_on=13))
+    with pytest.raises(ReplicaLost):
+        await ask(worker, 13)
+    async with asyncio.timeout(10):
+        await worker.ended.wait()
+    assert worker.problem().code == "crash"
+
+
 async def test_the_secret_is_not_in_the_arguments_nor_left_in_the_environment_of_the_engine(start, echo):
     worker = await start(echo())
     assert not any(len(argument) >= 32 for argument in psutil.Process(worker.pid).cmdline()[1:])

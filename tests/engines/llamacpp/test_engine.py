@@ -238,7 +238,7 @@ def test_a_long_prompt_does_not_stop_running_streams(client: Client) -> None:
         step = client.step()
         assert {event.id for event in step.events if event.tokens} >= set(streams)
         steps += 1
-    assert steps == -(-2000 // 124)  # 128 tokens a step, 4 of them for the streams
+    assert steps == -(-2000 // (256 - 4))  # 256 tokens a step, 4 of them for the streams
 
 
 def test_the_next_turn_reuses_the_last_one(client: Client) -> None:
