@@ -40,7 +40,7 @@ ENGINES = {
 
 #: Windows has no such flag, and its workers sleep at once.
 MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-#: How long a tensor worker stays awake for the next batch; ``linger_us`` of the deployment.
+#: How long a tensor worker stays awake after a batch of one row; ``linger_us`` of the deployment.
 LINGER_US = 500
 
 
@@ -170,10 +170,14 @@ def serve() -> int:
 
 
 def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> None:
+    alone = False
     while True:
-        for message, payload in channel.receive(block=True, linger_s=linger_s):
+        # A batch of one says that its client waits for the answer before it asks again: stay awake for that. Larger
+        # ones say that the daemon is busy, and that it has better use for the processor.
+        for message, payload in channel.receive(block=True, linger_s=linger_s if alone else 0.0):
             if not isinstance(message, Infer):
                 continue
+            alone = bool(message.inputs) and message.inputs[0].shape[:1] == [1]
             started = time.perf_counter_ns()
             try:
                 outputs = engine.infer(tensors.unpack(message.inputs, payload), message.outputs)

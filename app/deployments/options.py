@@ -29,7 +29,11 @@ OPTIONS: dict[str, Option] = {
     "queue_limit": Option(None, 1, 1_000_000, "Requests that may wait; the installation's queue_limit by default."),
     "request_timeout_s": Option(None, 0.001, 86_400, "Longest time to wait and run; the installation's by default."),
     "linger_us": Option(
-        500, 0, 100_000, "How long a replica stays awake for the next batch before it sleeps.", ("onnxruntime", "echo")
+        500,
+        0,
+        100_000,
+        "How long a replica stays awake for the next request after a single one.",
+        ("onnxruntime", "echo"),
     ),
     "threads": Option(None, 1, 1024, "CPU threads of one replica; by default one a physical core."),
     "context_tokens": Option(None, 32, 1 << 22, "Longest prompt plus answer of one sequence.", ("llamacpp", "echo")),

@@ -4,7 +4,8 @@ override it.
 
 Behaviour: ``load_delay_ms``, ``load_error`` (a code of `protocol.Failed`), ``load_crash``, ``delay_ms`` (of a run or
 a step), ``crash_on`` (a first value, or a prompt, that kills the process), ``error_on`` (one that is refused),
-``leak_mb`` (kept at each run), ``shout_mb`` (on standard error, in one line), ``batched``, ``sequences``, ``context_tokens``.
+``leak_mb`` (kept at each run), ``shout_mb`` (on standard error, in one line), ``batched``, ``sequences``,
+``context_tokens``.
 """
 
 import json
