@@ -5,7 +5,7 @@ from time import time
 
 from PySide6.QtWidgets import QGridLayout, QWidget
 
-from app.schema.manage import Deployment, Gpu, Hardware
+from app.schema.manage import Deployment, Gpu, Hardware, RouteSample
 from ui import format
 from ui.pages.page import Page
 from ui.session import Session
@@ -101,6 +101,21 @@ def _gpu_specs(gpu: Gpu) -> list[Spec]:
     if gpu.power_w is not None:
         specs.append(spec("power", f"GPU {gpu.index} power", "W", "power_w", "series_4", top=gpu.power_limit_w))
     return specs
+
+
+def time_parts(sample: RouteSample | None) -> list[tuple[str, float | None, str]]:
+    """(name, milliseconds, color) of what an answer's time consists of; for a language model of the median answer."""
+    if sample is None:
+        return []
+    if sample.output_tokens_per_s is None:
+        return [
+            ("queue", sample.queue_ms, "series_1"),
+            ("compute", sample.compute_ms, "series_3"),
+            ("overhead", sample.overhead_ms, "series_4"),
+        ]
+    first, whole = sample.ttft_p50_ms, sample.p50_ms
+    writing = max(0.0, whole - first) if first is not None and whole is not None else None
+    return [("first token", first, "series_2"), ("writing", writing, "series_1")]
 
 
 class MonitorPage(Page):
@@ -203,12 +218,7 @@ class MonitorPage(Page):
         )
 
     def _show_times(self, deployment: Deployment) -> None:
-        sample = self.session.station.samples.get(deployment.route)
-        parts = [
-            ("queue", sample.queue_ms if sample else None, "series_1"),
-            ("compute", sample.compute_ms if sample else None, "series_3"),
-            ("overhead", sample.overhead_ms if sample else None, "series_4"),
-        ]
+        parts = time_parts(self.session.station.samples.get(deployment.route))
         known = [(name, value, color) for name, value, color in parts if value is not None]
         top = max((value for _, value, _ in known), default=0.0) or 1.0
         self.times.set_bars([Bar(name, value / top, format.milliseconds(value), color) for name, value, color in known])

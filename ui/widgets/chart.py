@@ -28,7 +28,7 @@ class Line:
 
 
 #: A narrower chart shows where an event was and leaves its words to the wide one on the same page.
-WORDS_FROM_PX = 480
+WORDS_FROM_PX = 600
 
 
 class Crosshair(QObject):
