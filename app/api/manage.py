@@ -16,6 +16,7 @@ from app.jobs.runner import Jobs
 from app.monitoring.sampler import Sampler
 from app.registry.catalog import Catalog, as_schema
 from app.registry.registry import Registry
+from app.registry.sources import hub
 from app.schema import manage as schema
 from app.schema.manage import Change, Deployment, DeploymentSpec, Job, JobRequest, Model, Snapshot
 from app.settings import KEYS, Settings, environment_name
@@ -102,6 +103,13 @@ class Manage:
             for entry in self.catalog.entries()
         ]
         return page(items, request)
+
+    async def search_hub(self, request: Request) -> Response:
+        query = request.query.get("query", "").strip()
+        if not query:
+            raise InvalidInput("query is missing", hint="?query=part of a name", field="query")
+        found = await hub.search(query, self.settings, max(1, request.number("limit", 20, 100)))
+        return json({"items": [entry._asdict() for entry in found], "next_cursor": None})
 
     async def list_models(self, request: Request) -> Response:
         return page(self.registry.models(), request)
@@ -246,6 +254,7 @@ class Manage:
                 "models",
                 response=listing,
             ),
+            route("GET", "/hub", self.search_hub, "Models on the hub whose name matches", "models", response=listing),
             route("GET", "/models", self.list_models, "The registry", "models", response=listing),
             route("GET", "/models/{model}", self.get_model, "One model and its versions", "models", response=Model),
             route("DELETE", "/models/{model}", self.remove_model, "Remove a model, or one version of it", "models"),
