@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -23,6 +22,7 @@ from app.api.openai import OpenAI
 from app.api.server import Server
 from app.api.station import Station
 from app.api.transport import Protocol
+from app.clock import timestamp
 from app.dataplane.dataplane import Dataplane
 from app.db import Store
 from app.deployments.reconciler import Reconciler
@@ -208,8 +208,7 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
     url = f"http://{host}:{port}"
 
     def announce() -> None:
-        started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        info = Daemon(version=app.__version__, pid=os.getpid(), url=url, started=started, data_dir=str(data.root))
+        info = Daemon(version=app.__version__, pid=os.getpid(), url=url, started=timestamp(), data_dir=str(data.root))
         house.bus.publish("daemon", "info", info)
         _write_daemon_file(data, info)
         print(f"pilothouse ready on {url}", flush=True)

@@ -1,12 +1,12 @@
 """`pilothouse doctor`: the machine and its engines, found out in this process, whether or not a daemon runs."""
 
 import shutil
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import msgspec
 
+from app.clock import timestamp
 from app.commands import console
 from app.paths import DataDir
 from app.schema.manage import Cpu, Gpu, Hardware
@@ -33,7 +33,7 @@ def _machine(data: DataDir) -> Hardware:
         sampler.close()
     place = next(folder for folder in (data.root, *data.root.parents) if folder.exists())
     return Hardware(
-        time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        time=timestamp(),
         hostname=facts.hostname,
         os=facts.os,
         cpu=msgspec.convert(msgspec.to_builtins(facts.cpu), Cpu),

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import sqlite_utils
 
+from app.clock import timestamp
 from app.dataplane.dataplane import Dataplane
 from app.dataplane.routing import Target
 from app.db import Store
@@ -30,10 +31,6 @@ from engines.selection import ENGINES
 log = logging.getLogger(__name__)
 
 MOST_REPLICAS = 64
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def problem_of(error: PilothouseError) -> Problem:
@@ -123,7 +120,7 @@ class Reconciler:
             before = self._deployments.get(route)
             if before is not None and before.spec == spec and before.state in ("starting", "ready", "stopped"):
                 return before
-            created = before.created if before is not None else _now()
+            created = before.created if before is not None else timestamp()
             row = {"route": route, "spec": msgspec.json.encode(spec).decode(), "decision": None, "created": created}
             await self._store.run(lambda db: _upsert(db, row))
             await self._end(route)
@@ -191,7 +188,7 @@ class Reconciler:
             precision=precision,
             labels=list(metadata.get("labels", [])),
             created=created,
-            since=_now(),
+            since=timestamp(),
         )
 
     def _begin(self, route: str) -> None:
@@ -308,7 +305,7 @@ class Reconciler:
         if state != deployment.state:
             log.info("deployment %s: %s, now %s", route, event, state)
             deployment.state = state
-            deployment.since = _now()
+            deployment.since = timestamp()
 
     def _show(self, route: str) -> None:
         """Refresh what is seen of ``route`` and publish it, to readers and to the hot path."""

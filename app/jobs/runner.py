@@ -6,13 +6,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import sqlite_utils
 
+from app.clock import timestamp
 from app.db import Store
 from app.errors import InvalidInput, JobNotFound, PilothouseError
 from app.events import Bus
@@ -144,7 +144,7 @@ class Jobs:
                 if entry.job.state == "failed":
                     return await self.resume(entry.job.id)
                 break
-        now = _now()
+        now = timestamp()
         job = Job(
             id=f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(3)}",
             kind=kind, title=title, state="queued", spec=spec, created=now, updated=now,
@@ -296,7 +296,7 @@ class Jobs:
         await self._commit(entry)
 
     async def _commit(self, entry: _Entry) -> None:
-        entry.job.updated = _now()
+        entry.job.updated = timestamp()
         row = {
             "id": entry.job.id,
             "kind": entry.job.kind,
@@ -342,7 +342,3 @@ class Jobs:
             entry.timer = None
         entry.published = time.monotonic()
         self._bus.publish("job", entry.job.id, self._copy(entry))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

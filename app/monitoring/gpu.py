@@ -1,16 +1,11 @@
 """This machine in the words of the wire schema."""
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
+from app.clock import timestamp
 from app.schema import manage
 from engines.hardware import Facts, Reading
-
-
-def timestamp(now: datetime | None = None) -> str:
-    """RFC 3339, UTC, to the millisecond."""
-    return (now or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def disk_free_bytes(folder: Path) -> int:

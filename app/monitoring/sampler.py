@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from app.clock import timestamp
 from app.errors import NotReady
 from app.events import Bus
-from app.monitoring.gpu import disk_free_bytes, timestamp, to_schema
+from app.monitoring.gpu import disk_free_bytes, to_schema
 from app.monitoring.metrics import Metrics, RouteMetrics
 from app.monitoring.sketch import Sketch
 from app.monitoring.timeseries import TimeSeries

@@ -58,10 +58,6 @@ class Sketch:
         other.count, other.total_s = self.count - earlier.count, self.total_s - earlier.total_s
         return other
 
-    @property
-    def mean(self) -> float | None:
-        return self.total_s / self.count if self.count else None
-
     def quantile(self, q: float) -> float | None:
         """Seconds within `ACCURACY` of the value of rank ``q * (count - 1)``; `None` when nothing was counted."""
         if not self.count:

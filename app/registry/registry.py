@@ -6,7 +6,6 @@ import difflib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 import sqlite_utils
 
+from app.clock import timestamp
 from app.db import Store
 from app.errors import ArtifactCorrupt, Conflict, InvalidInput, ModelNotFound, NotFound
 from app.events import Bus
@@ -127,7 +127,7 @@ class Registry:
                     digest=entries[0].digest,
                     files=entries,
                     source=source,
-                    created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                    created=timestamp(),
                     parent=parent,
                     metadata=dict(metadata or {}),
                 )

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-import psutil
 
 from app.errors import PilothouseError
 from app.schema.manage import Problem, Replica
 from app.workers.client import WorkerClient
 from app.workers.process import WorkerProcess
 from app.workers.runtimes import Interpreter
+from engines.hardware import process_memory_bytes
 from engines.protocol import Load, Ready
 
 log = logging.getLogger(__name__)
@@ -124,12 +124,7 @@ class ReplicaKeeper:
     def sample_memory(self) -> None:
         """Refresh `Replica.memory_bytes` (resident bytes of the worker)."""
         if self.view.state == "ready" and self.view.pid is not None:
-            try:
-                self.view = msgspec.structs.replace(
-                    self.view, memory_bytes=psutil.Process(self.view.pid).memory_info().rss
-                )
-            except psutil.Error:
-                return  # it just died: its keeper will say so
+            self.view = msgspec.structs.replace(self.view, memory_bytes=process_memory_bytes(self.view.pid))
 
     def end_hung(self, client: WorkerClient) -> None:
         """Kill the worker behind ``client``, if it is this one's: it is started again as after a crash."""

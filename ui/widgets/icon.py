@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from PySide6.QtCore import QByteArray, QRectF, Qt
-from PySide6.QtGui import QIcon, QPainter, QPixmap
+from PySide6.QtGui import QPainter, QPixmap
 from PySide6.QtSvg import QSvgRenderer
 
 from ui.theme import RESOURCES
@@ -21,10 +21,3 @@ def pixmap(name: str, color: str, size: int = 16, scale: float = 1.0) -> QPixmap
     painter.end()
     image.setDevicePixelRatio(scale)
     return image
-
-
-def icon(name: str, color: str, size: int = 16) -> QIcon:
-    result = QIcon()
-    for scale in (1.0, 2.0):
-        result.addPixmap(pixmap(name, color, size, scale))
-    return result

@@ -54,9 +54,6 @@ class Notice(QFrame):
         layout.addLayout(texts, 1)
         self.hide()
 
-    def show_text(self, mark: Mark, message: str, hint: str = "") -> None:
-        self._show(mark, message, hint, "")
-
     def show_problem(
         self, problem: Problem, does: str = "", *, action: str = "", act: Callable[[], object] | None = None
     ) -> None:

@@ -69,11 +69,10 @@ def test_its_size_is_bounded() -> None:
 def test_an_empty_sketch() -> None:
     sketch = Sketch()
     assert sketch.quantile(0.5) is None
-    assert sketch.mean is None
     assert sketch.cumulative([1.0]) == [0]
 
 
 def test_counting_one_duration_many_times() -> None:
     sketch = Sketch()
     sketch.add(0.5, 3)
-    assert (sketch.count, sketch.total_s, sketch.mean) == (3, 1.5, 0.5)
+    assert (sketch.count, sketch.total_s) == (3, 1.5)
