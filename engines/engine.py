@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from engines.protocol import Abort, Generate, Ready, Step, Tokenize
+from engines.protocol import Abort, Embed, Embedded, Generate, Rank, Ready, Rejected, Step, Tokenize, Tokens, Unloaded
 
 
 class EngineError(Exception):
@@ -39,7 +39,7 @@ class TokenEngine(Protocol):
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
 
-    def submit(self, request: Generate) -> None:
+    def submit(self, request: Generate, media: Sequence[bytes] = ()) -> None:
         """Queue a sequence. Raises `EngineError` (``invalid_input``, ``context_exceeded``, ``queue_full``)."""
 
     def abort(self, request: Abort) -> None:
@@ -48,6 +48,13 @@ class TokenEngine(Protocol):
     def step(self) -> Step:
         """Schedule, decode, sample, emit: one `llama_decode` for all running sequences."""
 
-    def tokenize(self, request: Tokenize) -> list[int]: ...
+    def embed(self, requests: Sequence[Embed | Rank]) -> list[tuple[Embedded | Rejected, np.ndarray]]:
+        """All that came since the last step, computed together: for each its answer and its payload, FP32
+        [inputs, dimensions], or why there is none (and an empty payload)."""
+
+    def tokenize(self, request: Tokenize) -> Tokens: ...
+
+    def unload(self) -> Unloaded:
+        """Save what the next load would have to compute again."""
 
     def close(self) -> None: ...

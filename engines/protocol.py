@@ -12,8 +12,10 @@ The conversation::
       Hello(secret)      -->
                          <--   Load(engine, path, ...)
       Ready | Failed     -->
-                         <--   Infer | Generate | Abort | Tokenize ...
-      Inferred | Step | Tokens | Rejected -->
+                         <--   Infer | Generate | Embed | Rank | Abort | Tokenize ...
+      Inferred | Step | Embedded | Tokens | Rejected -->
+                         <--   Unload
+      Unloaded           -->
 
 The daemon closing the worker's standard input is the order to exit.
 """
@@ -23,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 FRAME = struct.Struct("<II")
 #: A frame that claims a header beyond this is not one of ours.
 MAX_HEADER_BYTES = 64 << 20
@@ -60,6 +62,23 @@ class LanguageModel(msgspec.Struct, frozen=True):
     """``gguf`` where the file carries one, ``chatml`` where it does not and ChatML stands in."""
     description: str = ""
     parameters: int = 0
+    capabilities: list[str] = msgspec.field(default_factory=lambda: ["completion"])
+    """Of ``completion``, ``tools``, ``thinking``, ``vision``, ``embedding``, ``rerank``. Without ``completion`` the
+    model writes no text: `Generate` is refused."""
+    architecture: str = ""
+    """The family as the file names it: ``gemma3``, ``qwen3``, ``bert``."""
+    quantization: str = ""
+    """As the file names it: ``Q4_K_M``, ``F16``."""
+    trained_context: int = 0
+    """Tokens that the model was trained on; `context_tokens` is what is served."""
+    embedding_length: int = 0
+    """Width of the embeddings."""
+    pooling: str = ""
+    """How token embeddings become one: ``mean``, ``cls``, ``last``, ``rank``."""
+    adapters: list[str] = []
+    """Names of the LoRA adapters that a request may choose."""
+    template: str = ""
+    """The text of the chat template that is used."""
 
 
 class TensorHeader(msgspec.Struct, array_like=True, frozen=True):
@@ -72,8 +91,12 @@ class TensorHeader(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Sampling(msgspec.Struct, omit_defaults=True, frozen=True):
-    """How the next token is chosen. The order of the chain is llama.cpp's: penalties, top-k, top-p, min-p,
-    temperature, draw. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch their step off."""
+    """How the next token is chosen: llama.cpp's samplers, under its names and with its values for "off".
+
+    The order of the chain is llama.cpp's own: logit bias, penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p,
+    XTC, temperature, draw; `samplers` names another. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 switch
+    their step off.
+    """
 
     temperature: float = 0.8
     top_p: float = 0.95
@@ -83,6 +106,56 @@ class Sampling(msgspec.Struct, omit_defaults=True, frozen=True):
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repeat_last_n: int = 64
+    """Tokens back from the end that the penalties look at; 0 none, -1 the whole context."""
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    """0 off, 1 Mirostat, 2 Mirostat 2.0: replaces every step after the penalties."""
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    logit_bias: list[tuple[int, float]] = []
+    """(token, what is added to its logit); minus infinity bans it."""
+    samplers: list[str] = []
+    """Another order, by llama-server's names (``top_k``, ``typ_p``, ``temperature``, …); empty: the usual one."""
+
+
+class Grammar(msgspec.Struct, array_like=True, frozen=True):
+    """What an answer must match. ``kind`` says what ``value`` is: ``json_schema`` (the schema), ``json_object``
+    (nothing), ``regex`` (a text), ``choice`` (a list of texts), ``gbnf`` (llama.cpp's EBNF), ``lark``
+    (llguidance's)."""
+
+    kind: str
+    value: Any = None
+
+
+class ToolCallDelta(msgspec.Struct, array_like=True):
+    """A piece of the call number ``index``: ``id`` and ``name`` come once and first, then pieces of ``arguments``,
+    whose concatenation is one JSON object."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class TokenLogprob(msgspec.Struct, array_like=True):
+    """Natural logarithm of the probability of a token under the model's own distribution (before any sampler)."""
+
+    token: int
+    text: bytes
+    logprob: float
+    top: list[tuple[int, bytes, float]] = []
+    """(token, text, logprob) of the likeliest, descending."""
 
 
 class Load(msgspec.Struct, tag=True, array_like=True):
@@ -94,6 +167,10 @@ class Load(msgspec.Struct, tag=True, array_like=True):
     threads: int = 0
     """0 lets the engine choose for the machine."""
     settings: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    """Files beside the model: ``projector`` (multimodal), ``draft`` (a smaller model), ``adapter:NAME`` (LoRA)."""
+    cache_folder: str = ""
+    """Where the worker may keep what it would otherwise compute again after the next load; empty: nowhere."""
 
 
 class Infer(msgspec.Struct, tag=True, array_like=True):
@@ -106,7 +183,13 @@ class Infer(msgspec.Struct, tag=True, array_like=True):
 
 class Generate(msgspec.Struct, tag=True, array_like=True):
     """One sequence. Exactly one of ``messages`` (rendered by the chat template), ``prompt`` and
-    ``prompt_tokens`` is set."""
+    ``prompt_tokens`` is set.
+
+    ``messages`` are in one form whatever protocol brought them: ``role`` (``system``, ``user``, ``assistant``,
+    ``tool``); ``content``, a text or a list of parts ``{"type": "text", "text": …}`` and ``{"type": "image",
+    "media": i}``, the i-th of ``media``; an assistant's ``tool_calls`` ``[{"id", "type": "function", "function":
+    {"name", "arguments": JSON text}}]`` and ``reasoning_content``; a tool's ``tool_call_id`` and ``name``.
+    """
 
     id: int
     messages: list[dict[str, Any]] | None = None
@@ -119,6 +202,42 @@ class Generate(msgspec.Struct, tag=True, array_like=True):
     stop: list[str] = []
     ignore_eos: bool = False
     cache_prompt: bool = True
+    tools: list[dict[str, Any]] = []
+    """``[{"type": "function", "function": {"name", "description", "parameters": JSON schema}}]``"""
+    tool_choice: str = "auto"
+    """``auto``, ``none``, ``required``, or ``function:NAME``."""
+    parallel_tool_calls: bool = True
+    grammar: Grammar | None = None
+    """What the answer must match; with reasoning, what comes after it."""
+    variables: dict[str, Any] = {}
+    """More variables for the chat template: ``enable_thinking``, ``reasoning_effort``, …"""
+    continue_final: bool = False
+    """The last message is the assistant's own and is continued, not answered."""
+    parse: bool = True
+    """Whether reasoning and calls are told apart from the text of an answer to ``messages``."""
+    logprobs: int = -1
+    """-1 none; n: each token's log-probability, and those of the n likeliest."""
+    priority: int = 0
+    """Lower is served earlier."""
+    adapter: str = ""
+    """Name of a LoRA adapter; empty: the model itself."""
+    media: list[int] = []
+    """Sizes, in bytes, of the images that follow as the payload."""
+
+
+class Embed(msgspec.Struct, tag=True, array_like=True):
+    """Embed each of ``inputs`` (a text, or its tokens); the embeddings have Euclidean length 1."""
+
+    id: int
+    inputs: list[str | list[int]]
+
+
+class Rank(msgspec.Struct, tag=True, array_like=True):
+    """Score how well each of ``documents`` answers ``query``. Only models whose ``pooling`` is ``rank``."""
+
+    id: int
+    query: str
+    documents: list[str]
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True):
@@ -128,11 +247,25 @@ class Abort(msgspec.Struct, tag=True, array_like=True):
 
 
 class Tokenize(msgspec.Struct, tag=True, array_like=True):
-    """Count or list the tokens of ``text``, or of ``messages`` as the template renders them."""
+    """The tokens of ``text``, or of ``messages`` as the template renders them with ``tools`` and ``variables``; or the
+    text of ``tokens``. Exactly one of the three is set."""
 
     id: int
     text: str | None = None
     messages: list[dict[str, Any]] | None = None
+    tokens: list[int] | None = None
+    tools: list[dict[str, Any]] = []
+    variables: dict[str, Any] = {}
+    add_special: bool = True
+    """Begin (and end) ``text`` as the model was trained to."""
+    parse_special: bool = True
+    """Whether ``<|names|>`` of special tokens in ``text`` mean those tokens."""
+    pieces: bool = False
+    """Whether the bytes of each token are wanted."""
+
+
+class Unload(msgspec.Struct, tag=True, array_like=True):
+    """Save what is worth keeping into `Load.cache_folder`, answer `Unloaded`, and wait for the end."""
 
 
 class Hello(msgspec.Struct, tag=True, array_like=True):
@@ -181,7 +314,7 @@ class TokenEvent(msgspec.Struct, array_like=True):
     """What one step did for one sequence.
 
     The first event of a sequence says how long its prompt is and has no token; the last one has
-    ``finish_reason`` (``stop``, ``length``). ``text`` holds complete characters only, and never a stop string.
+    ``finish_reason``. ``text`` holds complete characters only, and never a stop string.
     """
 
     id: int
@@ -189,11 +322,19 @@ class TokenEvent(msgspec.Struct, array_like=True):
     tokens: int = 0
     """Tokens that this event adds to the answer."""
     finish_reason: str = ""
+    """``stop``, ``length`` or ``tool_calls``."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     error_code: str = ""
     """Set where this one sequence failed: as `Rejected`, but the rest of the step goes on. Ends the sequence."""
     error_message: str = ""
+    reasoning: str = ""
+    """As `text`, of what the model thinks before it answers."""
+    tool_calls: list[ToolCallDelta] | None = None
+    logprobs: list[TokenLogprob] | None = None
+    """One for each of `tokens`, where the request asks for them."""
+    stop: str = ""
+    """With ``finish_reason`` ``stop``: the stop string that ended it, if one did."""
 
 
 class SchedulerLoad(msgspec.Struct, array_like=True):
@@ -203,6 +344,14 @@ class SchedulerLoad(msgspec.Struct, array_like=True):
     waiting: int = 0
     kv_used: float = 0.0
     """Share of the KV cells in use, 0 to 1."""
+    cache_bytes: int = 0
+    """Of computed prefixes that are kept outside the KV cells."""
+    preempted: int = 0
+    """Sequences that were sent back to the queue, since the start."""
+    drafted: int = 0
+    """Tokens that were guessed ahead (speculative decoding), since the start."""
+    accepted: int = 0
+    """Of them, those that the model would have chosen."""
 
 
 class Step(msgspec.Struct, tag=True, array_like=True):
@@ -211,9 +360,26 @@ class Step(msgspec.Struct, tag=True, array_like=True):
     step_us: int = 0
 
 
+class Embedded(msgspec.Struct, tag=True, array_like=True):
+    """Answers `Embed` (payload: FP32 [inputs, dimensions]) and `Rank` (FP32 [documents, 1]: scores)."""
+
+    id: int
+    tokens: list[int]
+    """Of each input."""
+    dimensions: int
+    compute_us: int = 0
+
+
 class Tokens(msgspec.Struct, tag=True, array_like=True):
     id: int
     tokens: list[int]
+    text: str = ""
+    """The prompt as rendered, or the text of the tokens that were given."""
+    pieces: list[bytes] = []
+
+
+class Unloaded(msgspec.Struct, tag=True, array_like=True):
+    saved_bytes: int = 0
 
 
 class Rejected(msgspec.Struct, tag=True, array_like=True):
@@ -226,8 +392,8 @@ class Rejected(msgspec.Struct, tag=True, array_like=True):
     field: str = ""
 
 
-ToWorker = Load | Infer | Generate | Abort | Tokenize
-ToDaemon = Hello | Ready | Failed | Inferred | Step | Tokens | Rejected
+ToWorker = Load | Infer | Generate | Embed | Rank | Abort | Tokenize | Unload
+ToDaemon = Hello | Ready | Failed | Inferred | Step | Embedded | Tokens | Rejected | Unloaded
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import os
 import select
 import socket
@@ -12,22 +13,25 @@ import traceback
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 
 from engines import protocol, tensors
 from engines.engine import EngineError, TensorEngine, TokenEngine
 from engines.protocol import (
     Abort,
+    Embed,
     Failed,
     Generate,
     Hello,
     Infer,
     Inferred,
     Load,
+    Rank,
     Rejected,
     SchedulerLoad,
     Step,
     Tokenize,
-    Tokens,
+    Unload,
 )
 
 #: name -> "module:class"; imported in the worker only, and only the one that is asked for.
@@ -194,20 +198,38 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> N
 
 def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
     while True:
-        for message, _ in channel.receive(block=not engine.busy):
+        embeds: list[Embed | Rank] = []
+        for message, payload in channel.receive(block=not engine.busy):
+            if isinstance(message, Embed | Rank):
+                embeds.append(message)
+                continue
             try:
-                if isinstance(message, Generate):
-                    engine.submit(message)
-                elif isinstance(message, Abort):
-                    engine.abort(message)
-                    if not engine.busy:  # no step will follow to say that nothing runs
-                        channel.send(Step([], SchedulerLoad()))
-                elif isinstance(message, Tokenize):
-                    channel.send(Tokens(message.id, engine.tokenize(message)))
+                _answer(channel, engine, message, payload)
             except EngineError as error:
                 channel.send(Rejected(getattr(message, "id", 0), error.code, error.message, error.field))
+            except Exception as error:  # a defect of an engine must not end the worker
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {error}"[:400]
+                channel.send(Rejected(getattr(message, "id", 0), "engine_failed", reason))
+        if embeds:
+            for answer, values in engine.embed(embeds):
+                channel.send(answer, [values.astype(np.float32, copy=False).tobytes()])
         if engine.busy:
             channel.send(engine.step())
+
+
+def _answer(channel: Channel, engine: TokenEngine, message: protocol.ToWorker, payload: memoryview) -> None:
+    if isinstance(message, Generate):
+        ends = list(itertools.accumulate(message.media, initial=0))
+        engine.submit(message, [bytes(payload[a:b]) for a, b in itertools.pairwise(ends)])
+    elif isinstance(message, Abort):
+        engine.abort(message)
+        if not engine.busy:  # no step will follow to say that nothing runs
+            channel.send(Step([], SchedulerLoad()))
+    elif isinstance(message, Tokenize):
+        channel.send(engine.tokenize(message))
+    elif isinstance(message, Unload):
+        channel.send(engine.unload())
 
 
 def main() -> int:

@@ -15,6 +15,18 @@ _OPENAI_TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
 }
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    507: "overloaded_error",
+}
 
 
 def render(error: Exception, path: str) -> Response:
@@ -25,7 +37,14 @@ def render(error: Exception, path: str) -> Response:
     status = error.status
     text = f"{error.message}; {error.hint}" if error.hint else error.message
     body: object
-    if path.startswith("/v1/"):
+    if path.startswith("/v1/messages"):
+        # 529 is what Anthropic's clients know as overloaded, and retry.
+        kind = _ANTHROPIC_TYPES.get(status, "api_error")
+        status = 529 if status in (503, 507) else status
+        body = {"type": "error", "error": {"type": kind, "message": text}}
+    elif path == "/api" or path.startswith("/api/"):
+        body = {"error": text}
+    elif path.startswith("/v1/"):
         kind = _OPENAI_TYPES.get(status, "server_error")
         body = {"error": {"message": text, "type": kind, "code": error.code, "param": error.field or None}}
     elif path.startswith("/v2"):

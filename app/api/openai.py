@@ -10,7 +10,7 @@ import msgspec
 
 from app.api import errors
 from app.api.http import Request, Response, Route, Stream, json
-from app.dataplane.dataplane import Dataplane, Generation
+from app.dataplane.dataplane import Dataplane
 from app.errors import InvalidInput, PilothouseError
 from app.schema.openai import (
     AnswerMessage,
@@ -28,7 +28,7 @@ from app.schema.openai import (
     PromptTokensDetails,
     Usage,
 )
-from engines.protocol import Sampling, TokenEvent
+from engines.protocol import Generate, Sampling, TokenEvent
 
 _chat = msgspec.json.Decoder(ChatRequest)
 _completion = msgspec.json.Decoder(CompletionRequest)
@@ -71,7 +71,7 @@ def _check(request: ChatRequest | CompletionRequest) -> None:
             raise InvalidInput(f"{name} is not supported yet", hint=f"leave {name} out", field=name)
 
 
-def _generation(request: ChatRequest | CompletionRequest, default_max: int) -> Generation:
+def _generation(request: ChatRequest | CompletionRequest, default_max: int) -> Generate:
     _check(request)
     defaults = Sampling()
 
@@ -89,7 +89,8 @@ def _generation(request: ChatRequest | CompletionRequest, default_max: int) -> G
         frequency_penalty=pick(request.frequency_penalty, 0.0),
     )
     stop = [request.stop] if isinstance(request.stop, str) else list(request.stop or [])
-    return Generation(
+    return Generate(
+        0,
         sampling=sampling,
         max_tokens=pick(getattr(request, "max_completion_tokens", None), request.max_tokens, default_max),
         min_tokens=request.min_tokens,
@@ -204,7 +205,7 @@ class OpenAI:
         self,
         request: Request,
         body: ChatRequest | CompletionRequest,
-        generation: Generation,
+        generation: Generate,
         opening: bytes,
         say: Callable[[TokenEvent], bytes],
         final: Callable[[Usage], bytes],

@@ -1,19 +1,17 @@
-"""The neutral calls that every protocol is a thin coat of: `infer`, `generate`, `tokenize`."""
+"""The neutral calls that every protocol is a thin coat of: `infer`, `generate`, `embed`, `tokenize`."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from app.dataplane import admission, routing
-from app.dataplane.pool import Pool
 from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor
-from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull
+from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, RouteNotFound
 from app.workers.client import TokenStream
-from engines.protocol import Generate, Sampling, TokenEvent, Tokenize
+from engines.protocol import Embed, Embedded, Generate, Rank, TokenEvent, Tokenize, Tokens
 
 
 @dataclass(slots=True)
@@ -28,41 +26,11 @@ class Inference:
     batch_rows: int
 
 
-@dataclass(slots=True)
-class Generation:
-    """A request for text. Exactly one of ``messages``, ``prompt`` and ``prompt_tokens`` is set."""
-
-    messages: list[dict[str, Any]] | None = None
-    prompt: str | None = None
-    prompt_tokens: list[int] | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int = -1
-    min_tokens: int = 0
-    stop: list[str] = field(default_factory=list)
-    ignore_eos: bool = False
-    cache_prompt: bool = True
-
-    def message(self) -> Generate:
-        """As it goes to a worker; the client numbers it."""
-        return Generate(
-            0,
-            messages=self.messages,
-            prompt=self.prompt,
-            prompt_tokens=self.prompt_tokens,
-            sampling=self.sampling,
-            max_tokens=self.max_tokens,
-            min_tokens=self.min_tokens,
-            stop=self.stop,
-            ignore_eos=self.ignore_eos,
-            cache_prompt=self.cache_prompt,
-        )
-
-    @property
-    def prefix(self) -> int:
-        """A hash of what the next turn of the same conversation will begin with."""
-        if self.messages:
-            return hash(str(self.messages[0]))
-        return hash((self.prompt or str(self.prompt_tokens))[:256])
+def prefix(request: Generate) -> int:
+    """A hash of what the next turn of the same conversation will begin with."""
+    if request.messages:
+        return hash((request.adapter, str(request.messages[0])))
+    return hash((request.adapter, (request.prompt or str(request.prompt_tokens))[:256]))
 
 
 def _reason(error: BaseException) -> str:
@@ -108,31 +76,50 @@ class Dataplane:
         metrics.answered(total_s, waiting.queue_s, waiting.compute_s, waiting.rows)
         return Inference(target, answer, waiting.queue_s, waiting.compute_s, total_s, waiting.batch_rows)
 
+    def language(self, name: str) -> tuple[Target, str]:
+        """The language model that ``name`` means, and the LoRA adapter (empty: none). ``name`` is a route,
+        ``ROUTE:ADAPTER``, or ``ROUTE:latest`` as Ollama's clients say it. Raises `RouteNotFound`, `InvalidInput`."""
+        route, colon, tag = name.partition(":")
+        if colon and name not in self.table and route in self.table:
+            target = self.find(route)
+            adapters = target.language.adapters if target.language is not None else []
+            if tag not in ("latest", *adapters):
+                there = ", ".join(f"{route}:{adapter}" for adapter in adapters) or "none"
+                raise RouteNotFound(f"{route} has no adapter {tag!r}", hint=f"adapters: {there}", field="model")
+            adapter = "" if tag == "latest" else tag
+        else:
+            target, adapter = self.find(name), ""
+        if target.pool is None:
+            raise InvalidInput(
+                f"{target.route} is not a language model", hint=f"use /v2/models/{target.route}/infer", field="model"
+            )
+        return target, adapter
+
     @asynccontextmanager
     async def generate(
-        self, route: str, request: Generation, arrived: float
+        self, name: str, request: Generate, arrived: float, media: Sequence[bytes] = ()
     ) -> AsyncIterator[AsyncIterator[TokenEvent]]:
         """A context whose value iterates over the token events; leaving it early frees the slot within one step.
 
         The first event carries the length of the prompt: when it is here, the request was accepted.
         """
-        target = self.find(route)
-        if target.pool is None:
-            raise InvalidInput(f"{route} is not a language model", hint=f"use /v2/models/{route}/infer", field="model")
-        async with aclosing(self._tokens(target, target.pool, request, arrived)) as events:
+        target, adapter = self.language(name)
+        request.adapter = adapter
+        async with aclosing(self._tokens(target, request, arrived, media)) as events:
             yield events
 
     async def _tokens(
-        self, target: Target, pool: Pool, request: Generation, arrived: float
+        self, target: Target, request: Generate, arrived: float, media: Sequence[bytes]
     ) -> AsyncGenerator[TokenEvent, None]:
+        assert target.pool is not None
         metrics = target.metrics
         last = 0.0
         prompt_tokens = cached = 0
         ended = False
         stream: TokenStream | None = None
         try:
-            replica = await pool.take(request.prefix, target.timeout_s)
-            stream = replica.generate(request.message())
+            replica = await target.pool.take(prefix(request), target.timeout_s)
+            stream = replica.generate(request, media)
             while not ended:
                 async with asyncio.timeout(
                     target.timeout_s
@@ -167,10 +154,27 @@ class Dataplane:
             if stream is not None:
                 stream.close()
 
-    async def tokenize(self, route: str, text: str | None, messages: list[dict[str, Any]] | None = None) -> list[int]:
-        """The tokens of ``text``, or of ``messages`` as the chat template renders them."""
-        target = self.find(route)
-        if target.pool is None:
-            raise InvalidInput(f"{route} is not a language model", field="model")
+    async def tokenize(self, name: str, request: Tokenize) -> Tokens:
+        target, _ = self.language(name)
+        assert target.pool is not None
         replica = await target.pool.take(0, target.timeout_s)
-        return await replica.tokenize(Tokenize(0, text, messages))
+        return await replica.tokenize(request)
+
+    async def embed(self, name: str, request: Embed | Rank, arrived: float) -> tuple[Embedded, memoryview]:
+        """The answer, and FP32 [inputs, `Embedded.dimensions`] (for `Rank` scores, [documents, 1]) as bytes."""
+        target, _ = self.language(name)
+        assert target.pool is not None
+        metrics = target.metrics
+        try:
+            replica = await target.pool.take(0, target.timeout_s)
+            async with asyncio.timeout(target.timeout_s):
+                answer = await replica.embed(request)
+        except TimeoutError:
+            metrics.failed("BACKEND")
+            raise DeadlineExceeded(f"no answer came within {target.timeout_s:g} s", hint="retry later") from None
+        except BaseException as error:
+            metrics.failed(_reason(error) if isinstance(error, Exception) else "CANCELED")
+            raise
+        metrics.prompt(sum(answer[0].tokens), 0)
+        metrics.finished(time.perf_counter() - arrived)
+        return answer

@@ -21,9 +21,12 @@ from app.errors import (
 from engines import protocol
 from engines.protocol import (
     Abort,
+    Embed,
+    Embedded,
     Generate,
     Infer,
     Inferred,
+    Rank,
     Rejected,
     SchedulerLoad,
     Step,
@@ -31,6 +34,8 @@ from engines.protocol import (
     TokenEvent,
     Tokenize,
     Tokens,
+    Unload,
+    Unloaded,
 )
 
 Answer = tuple[Inferred, memoryview] | PilothouseError
@@ -102,7 +107,8 @@ class WorkerClient(asyncio.Protocol):
         self._buffer = bytearray()
         self._number = 0
         self._batches: dict[int, Callable[[Answer], None]] = {}
-        self._tokenized: dict[int, asyncio.Future[list[int]]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._unloaded: asyncio.Future[Unloaded] | None = None
         self._streams: dict[int, TokenStream] = {}
         self._transport: asyncio.Transport | None = None
         self.load = SchedulerLoad()
@@ -135,20 +141,38 @@ class WorkerClient(asyncio.Protocol):
         self.send(Infer(self._number, inputs, outputs), parts)
         self._batches[self._number] = done
 
-    def generate(self, request: Generate) -> TokenStream:
-        """Queue one sequence; ``request.id`` is set here."""
+    def generate(self, request: Generate, media: Sequence[bytes] = ()) -> TokenStream:
+        """Queue one sequence; ``request.id`` and ``request.media`` are set here."""
         self._number += 1
-        request.id = self._number
-        self.send(request)
+        request.id, request.media = self._number, [len(image) for image in media]
+        self.send(request, media)
         stream = self._streams[self._number] = TokenStream(self, self._number)
         return stream
 
-    async def tokenize(self, request: Tokenize) -> list[int]:
+    async def tokenize(self, request: Tokenize) -> Tokens:
+        answer: Tokens = await self._ask(request)
+        return answer
+
+    async def embed(self, request: Embed | Rank) -> tuple[Embedded, memoryview]:
+        """The answer, and FP32 [inputs, `Embedded.dimensions`] as bytes."""
+        answer: tuple[Embedded, memoryview] = await self._ask(request)
+        return answer
+
+    async def _ask(self, request: Tokenize | Embed | Rank) -> Any:
         self._number += 1
-        request.id = self._number
+        request.id = number = self._number
         self.send(request)
-        future = self._tokenized[self._number] = asyncio.get_running_loop().create_future()
-        return await future
+        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            return await future
+        finally:
+            self._asked.pop(number, None)
+
+    async def unload(self) -> Unloaded:
+        """Let the worker save what the next load would compute again. Raises `ReplicaLost`."""
+        self.send(Unload())
+        self._unloaded = asyncio.get_running_loop().create_future()
+        return await self._unloaded
 
     def forget(self, stream: TokenStream) -> None:
         if self._streams.pop(stream.number, None) is not None and not self.lost:
@@ -201,30 +225,33 @@ class WorkerClient(asyncio.Protocol):
                     del self._streams[event.id]
         elif isinstance(message, Rejected):
             self._reject(message.id, rejection(message.code, message.message, message.field))
-        elif isinstance(message, Tokens):
-            tokens = self._tokenized.pop(message.id, None)
-            if tokens is not None and not tokens.done():
-                tokens.set_result(message.tokens)
+        elif isinstance(message, Tokens | Embedded):
+            asked = self._asked.get(message.id)
+            if asked is not None and not asked.done():
+                asked.set_result((message, memoryview(payload)) if isinstance(message, Embedded) else message)
+        elif isinstance(message, Unloaded):
+            if self._unloaded is not None and not self._unloaded.done():
+                self._unloaded.set_result(message)
         else:
             self._on_control(message)
 
     def _reject(self, number: int, error: PilothouseError) -> None:
         if (done := self._batches.pop(number, None)) is not None:
             done(error)
-        tokens = self._tokenized.pop(number, None)
-        if tokens is not None and not tokens.done():
-            tokens.set_exception(error)
+        asked = self._asked.get(number)
+        if asked is not None and not asked.done():
+            asked.set_exception(error)
         if (stream := self._streams.pop(number, None)) is not None:
             stream.fail(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self.load = SchedulerLoad()
-        for number in [*self._batches, *self._tokenized, *self._streams]:
-            self._reject(
-                number,
-                ReplicaLost("the worker died while it worked on this request", hint="retry; it is being restarted"),
-            )
+        gone = ReplicaLost("the worker died while it worked on this request", hint="retry; it is being restarted")
+        for number in [*self._batches, *self._asked, *self._streams]:
+            self._reject(number, gone)
+        if self._unloaded is not None and not self._unloaded.done():
+            self._unloaded.set_exception(gone)
         self._on_lost()
 
     def close(self) -> None:

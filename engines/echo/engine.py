@@ -5,9 +5,14 @@ override it.
 Behaviour: ``load_delay_ms``, ``load_error`` (a code of `protocol.Failed`), ``load_crash``, ``delay_ms`` (of a run or
 a step), ``crash_on`` (a first value, or a prompt, that kills the process), ``error_on`` (one that is refused),
 ``leak_mb`` (kept at each run), ``shout_mb`` (on standard error, in one line), ``batched``, ``sequences``,
-``context_tokens``.
+``context_tokens``, ``error_after`` (words of an answer, after which it fails).
+
+The language kind says the words of the prompt again. Asked to think (``enable_thinking``), it first reasons "I
+repeat."; given tools, it calls the first (or the one that is named), once for each word that follows "call" in the
+prompt, with that word under ``word``; a JSON schema is answered with ``{}``.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -21,16 +26,24 @@ import psutil
 from engines.engine import EngineError
 from engines.protocol import (
     Abort,
+    Embed,
+    Embedded,
     Generate,
     LanguageModel,
     Load,
+    Rank,
     Ready,
+    Rejected,
     SchedulerLoad,
     Signature,
     Step,
     TensorSpec,
     TokenEvent,
     Tokenize,
+    TokenLogprob,
+    Tokens,
+    ToolCallDelta,
+    Unloaded,
 )
 
 
@@ -99,18 +112,30 @@ class EchoTensors:
 
 
 class EchoTokens:
-    """Says the words of the prompt again, one word a step for each running sequence."""
+    """One word a step for each running sequence."""
 
     def __init__(self, load: Load, behaviour: dict[str, Any]):
         self._behaviour = behaviour
         self._sequences = int(behaviour.get("sequences", 8))
         self._context = int(behaviour.get("context_tokens", 512))
         self._new: list[TokenEvent] = []
-        self._left: dict[int, list[str]] = {}
+        self._left: dict[int, list[TokenEvent]] = {}
+        self._adapters = [name.removeprefix("adapter:") for name in load.files if name.startswith("adapter:")]
         self.ready = _ready(
             load,
             language=LanguageModel(
-                context_tokens=self._context, sequences=self._sequences, vocabulary=0, chat_template="chatml"
+                context_tokens=self._context,
+                sequences=self._sequences,
+                vocabulary=0,
+                chat_template="chatml",
+                capabilities=["completion", "tools", "thinking", "vision", "embedding", "rerank"],
+                architecture="echo",
+                quantization="F32",
+                trained_context=self._context,
+                embedding_length=8,
+                pooling="rank",
+                adapters=self._adapters,
+                template="{{ messages }}",
             ),
         )
 
@@ -118,8 +143,8 @@ class EchoTokens:
     def busy(self) -> bool:
         return bool(self._left)
 
-    def submit(self, request: Generate) -> None:
-        words = self._words(request.messages, request.prompt)
+    def submit(self, request: Generate, media: Sequence[bytes] = ()) -> None:
+        words = self._words(request)
         if len(words) >= self._context:
             raise EngineError(
                 "context_exceeded",
@@ -128,9 +153,48 @@ class EchoTokens:
             )
         if request.prompt is not None and request.prompt == self._behaviour.get("crash_on"):
             _crash("echo was asked to crash on this prompt")
-        answer = words if request.max_tokens < 0 else words[: request.max_tokens]
+        if request.adapter and request.adapter not in self._adapters:
+            raise EngineError("invalid_input", f"there is no adapter {request.adapter}", field="model")
         self._new.append(TokenEvent(request.id, prompt_tokens=len(words)))
-        self._left[request.id] = list(answer)
+        self._left[request.id] = self._answer(request, words + [f"image:{len(data)}" for data in media])
+
+    def _answer(self, request: Generate, words: list[str]) -> list[TokenEvent]:
+        events = []
+        reason = "stop"
+        if request.variables.get("enable_thinking"):
+            events += [TokenEvent(request.id, tokens=1, reasoning=word) for word in ("I ", "repeat.")]
+        if request.tools and request.tool_choice != "none" and ("call" in words or request.tool_choice != "auto"):
+            events += self._calls(request, words)
+            reason = "tool_calls"
+        else:
+            say = ["{}"] if request.grammar is not None else [word + " " for word in words]
+            events += [TokenEvent(request.id, text=word, tokens=1) for word in say]
+        if request.logprobs >= 0:
+            for event in events:
+                text = event.text.encode()
+                event.logprobs = [TokenLogprob(1, text, -0.5, [(1, text, -0.5)][: request.logprobs])]
+        if request.max_tokens >= 0 and len(events) > request.max_tokens:
+            events, reason = events[: request.max_tokens], "length"
+        for i, event in enumerate(events):
+            end = next((stop for stop in request.stop if stop and stop in event.text), "")
+            if end:
+                event.text = event.text.partition(end)[0]
+                return [*events[: i + 1], TokenEvent(request.id, finish_reason="stop", stop=end)]
+        if (error_after := self._behaviour.get("error_after")) is not None:
+            del events[int(error_after) :]
+            return [*events, TokenEvent(request.id, error_code="engine_failed", error_message="echo was asked to fail")]
+        return [*events, TokenEvent(request.id, finish_reason=reason)]
+
+    def _calls(self, request: Generate, words: list[str]) -> list[TokenEvent]:
+        name = request.tool_choice.partition(":")[2] or request.tools[0]["function"]["name"]
+        said = words[words.index("call") + 1 :] if "call" in words else []
+        said = said[: len(said) if request.parallel_tool_calls else 1] or [""]
+        events = []
+        for i, word in enumerate(said):
+            start = ToolCallDelta(i, f"call_{request.id}_{i}", name)
+            rest = (ToolCallDelta(i, arguments=piece) for piece in ('{"word": ', json.dumps(word) + "}"))
+            events += [TokenEvent(request.id, tokens=1, tool_calls=[call]) for call in (start, *rest)]
+        return events
 
     def abort(self, request: Abort) -> None:
         self._left.pop(request.id, None)
@@ -139,23 +203,53 @@ class EchoTokens:
         time.sleep(self._behaviour.get("delay_ms", 0) / 1000)
         events, self._new = self._new, []
         for number in sorted(self._left)[: self._sequences]:
-            words = self._left[number]
-            if words:
-                events.append(TokenEvent(number, text=words.pop(0) + " ", tokens=1))
-            if not words:
-                events.append(TokenEvent(number, finish_reason="stop"))
+            event = self._left[number].pop(0)
+            events.append(event)
+            if event.finish_reason or event.error_code:
                 del self._left[number]
         running = min(len(self._left), self._sequences)
         return Step(events, SchedulerLoad(running, len(self._left) - running, running / self._sequences))
 
-    def tokenize(self, request: Tokenize) -> list[int]:
-        return list(range(len(self._words(request.messages, request.text))))
+    def embed(self, requests: Sequence[Embed | Rank]) -> list[tuple[Embedded | Rejected, np.ndarray]]:
+        """A direction that depends on the text alone; the score of a document is the share of the query's words."""
+        answers: list[tuple[Embedded | Rejected, np.ndarray]] = []
+        for request in requests:
+            if isinstance(request, Rank):
+                wanted = set(request.query.split())
+                scores = [[len(wanted & set(d.split())) / max(1, len(wanted))] for d in request.documents]
+                tokens = [len(document.split()) for document in request.documents]
+                answers.append((Embedded(request.id, tokens, 1), np.array(scores, np.float32)))
+            else:
+                texts = [text if isinstance(text, str) else " ".join(map(str, text)) for text in request.inputs]
+                digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
+                values = np.array([list(digest) for digest in digests], np.float32) - 127.5
+                values /= np.linalg.norm(values, axis=1, keepdims=True)
+                answers.append((Embedded(request.id, [len(text.split()) for text in texts], 8), values))
+        return answers
+
+    def tokenize(self, request: Tokenize) -> Tokens:
+        if request.tokens is not None:
+            return Tokens(request.id, request.tokens, " ".join(map(str, request.tokens)))
+        words = self._words(request)
+        pieces = [word.encode() for word in words] if request.pieces else []
+        return Tokens(request.id, list(range(len(words))), " ".join(words), pieces)
+
+    def unload(self) -> Unloaded:
+        return Unloaded()
 
     def close(self) -> None:
         self._left.clear()
 
     @staticmethod
-    def _words(messages: list[dict[str, Any]] | None, text: str | None) -> list[str]:
-        if messages is not None:
-            text = " ".join(str(message.get("content", "")) for message in messages)
+    def _words(request: Generate | Tokenize) -> list[str]:
+        text = request.prompt if isinstance(request, Generate) else request.text
+        if request.messages is not None:
+            contents = [message.get("content") or "" for message in request.messages]
+            texts = [
+                content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+                for content in contents
+            ]
+            text = " ".join(texts)
+        elif isinstance(request, Generate) and request.prompt_tokens is not None:
+            text = " ".join(map(str, request.prompt_tokens))
         return (text or "").split()

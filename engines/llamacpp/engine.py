@@ -1,20 +1,37 @@
 """The llama.cpp token engine: our own continuous batching over one llama.cpp context."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engines.engine import EngineError
-from engines.llamacpp import runner
+from engines.llamacpp import runner, scheduler
 from engines.llamacpp.chat_template import ChatTemplate
 from engines.llamacpp.detokenizer import Detokenizer
 from engines.llamacpp.kv_slots import Copy, KvSlots
 from engines.llamacpp.runner import KvFull, Row, Runner
 from engines.llamacpp.sampler import Sampler
-from engines.llamacpp.scheduler import Plan, QueueFull, Scheduler, Sequence
+from engines.llamacpp.scheduler import Plan, QueueFull, Scheduler
 from engines.llamacpp.settings import read_settings, resolve
-from engines.protocol import Abort, Generate, LanguageModel, Load, Ready, SchedulerLoad, Step, TokenEvent, Tokenize
+from engines.protocol import (
+    Abort,
+    Embed,
+    Embedded,
+    Generate,
+    LanguageModel,
+    Load,
+    Rank,
+    Ready,
+    Rejected,
+    SchedulerLoad,
+    Step,
+    TokenEvent,
+    Tokenize,
+    Tokens,
+    Unloaded,
+)
 
 
 @dataclass(eq=False)
@@ -22,7 +39,7 @@ class _Answer:
     """One request on its way to an answer."""
 
     request: Generate
-    sequence: Sequence
+    sequence: scheduler.Sequence
     sampler: Sampler
     text: Detokenizer
     prompt_tokens: int
@@ -86,7 +103,7 @@ class LlamaCppEngine:
     def busy(self) -> bool:
         return bool(self._answers or self._announced)
 
-    def submit(self, request: Generate) -> None:
+    def submit(self, request: Generate, media: Sequence[bytes] = ()) -> None:
         if request.id in self._answers:
             raise EngineError("invalid_input", f"sequence {request.id} is already running", field="id")
         prompt, stop, field = self._prompt(request)
@@ -107,7 +124,7 @@ class LlamaCppEngine:
         room = context - len(prompt)
         answer = _Answer(
             request,
-            Sequence(request.id, list(prompt), reuse=request.cache_prompt),
+            scheduler.Sequence(request.id, list(prompt), reuse=request.cache_prompt),
             Sampler(request.sampling, prompt),
             # Who wants no end of text does not want the template's own either.
             Detokenizer(request.stop + ([] if request.ignore_eos else stop)),
@@ -146,12 +163,19 @@ class LlamaCppEngine:
         load = SchedulerLoad(self._scheduler.running, self._scheduler.waiting, self._scheduler.kv_used)
         return Step(events, load, (time.perf_counter_ns() - started) // 1000)
 
-    def tokenize(self, request: Tokenize) -> list[int]:
+    def embed(self, requests: Sequence[Embed | Rank]) -> list[tuple[Embedded | Rejected, np.ndarray]]:
+        return [(Rejected(r.id, "invalid_input", "this model gives no embeddings yet"), np.empty(0)) for r in requests]
+
+    def unload(self) -> Unloaded:
+        return Unloaded()
+
+    def tokenize(self, request: Tokenize) -> Tokens:
         if request.messages is not None:
-            return self._runner.tokenize(*self._template.render(request.messages))
+            text, special = self._template.render(request.messages)
+            return Tokens(request.id, self._runner.tokenize(text, special), text)
         if request.text is None:
             raise EngineError("invalid_input", "neither text nor messages is given", field="text")
-        return self._runner.tokenize(request.text)
+        return Tokens(request.id, self._runner.tokenize(request.text), request.text)
 
     def close(self) -> None:
         self._runner.close()

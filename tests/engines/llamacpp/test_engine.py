@@ -230,7 +230,8 @@ def test_an_abort_frees_the_slot_within_a_step(client: Client) -> None:
 def test_a_long_prompt_does_not_stop_running_streams(client: Client) -> None:
     streams = [client.submit(prompt, max_tokens=200, ignore_eos=True) for prompt in PROMPTS[:4]]
     client.step()
-    words = client.engine.tokenize(Tokenize(0, text="the cat sat on the mat and looked at the sea " * 200))[:2000]
+    text = "the cat sat on the mat and looked at the sea " * 200
+    words = client.engine.tokenize(Tokenize(0, text=text)).tokens[:2000]
     assert len(words) == 2000
     long = client.submit(words, max_tokens=2, cache_prompt=False)
     steps = 0
