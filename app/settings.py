@@ -30,6 +30,9 @@ class Settings:
     allowed_origins: str = _setting("", "Browser origins that may call the API, comma separated; * for all.")
     max_body_mb: int = _setting(64, "Largest request body in MiB; more is answered 413.")
     queue_limit: int = _setting(256, "Requests that may wait for one deployment before it answers 429 or 503.")
+    allow_remote_images: bool = _setting(
+        False, "Fetch images that a request points to with http(s) URLs, from public addresses only."
+    )
     request_timeout_s: float = _setting(600.0, "Longest time a request may wait and run.")
     max_restarts: int = _setting(5, "Times a worker is restarted within ten minutes before its deployment is failed.")
     start_timeout_s: float = _setting(300.0, "Longest time a worker may take to load its model.")
