@@ -49,6 +49,11 @@ class DataDir:
         return self.root / "models"
 
     @property
+    def prefixes(self) -> Path:
+        """Computed prefixes that language models left for their next start: a folder for each model file's digest."""
+        return self.root / "prefixes"
+
+    @property
     def downloads(self) -> Path:
         """Unfinished transfers, one folder a job."""
         return self.root / "downloads"
@@ -71,6 +76,6 @@ class DataDir:
         return self.root / "daemon.json"
 
     def create(self) -> "DataDir":
-        for folder in (self.artifacts, self.models, self.downloads, self.runtimes, self.logs):
+        for folder in (self.artifacts, self.models, self.prefixes, self.downloads, self.runtimes, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         return self

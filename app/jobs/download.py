@@ -160,7 +160,7 @@ class Download:
         try:
             version = await self._registry.add_version(
                 request.name,
-                task=plan.task or facts.task or "tensor",
+                task=_task(request, plan, facts),
                 files=[(output.path, file) for output, file in zip(outputs, files, strict=True)],
                 format=facts.format,
                 precision=plan.precision or facts.precision,
@@ -305,6 +305,12 @@ def _save(path: Path, content: bytes) -> None:
     unfinished.write_bytes(content)
     flush(unfinished)
     unfinished.replace(path)
+
+
+def _task(request: Request, plan: Plan, facts: formats.Facts) -> str:
+    """The catalogue knows best; then a header that is sure; then the source."""
+    told = facts.task if facts.task in formats.TOLD_BY_HEADER and request.entry is None else None
+    return told or plan.task or facts.task or "tensor"
 
 
 def _result(name: str, version: Version) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from app.errors import ArtifactCorrupt
 
 _LARGEST_ECHO_BYTES = 1 << 20
+#: Tasks of files that are a part of a model and serve nothing alone.
+LORA, PROJECTOR = "lora", "projector"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class Facts:
     precision: str | None = None
     task: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    """Of a GGUF file: ``architecture``, ``title``, ``context_tokens``, ``chat_template`` (whether it has one),
+    ``pooling``, ``part`` (`LORA` or `PROJECTOR`), ``layers``, and ``kv_values_per_token``: (of keys, of values) that
+    key-value memory holds for each token."""
 
 
 def inspect(path: Path, name: str = "") -> Facts:
@@ -38,7 +43,7 @@ def inspect(path: Path, name: str = "") -> Facts:
             if content[:1] == b"{" and len(content) < _LARGEST_ECHO_BYTES:
                 return _echo(content[:])
             return _onnx(_Reader(content))
-        except (struct.error, IndexError, ValueError, UnicodeDecodeError, OverflowError) as error:
+        except (struct.error, IndexError, ValueError, TypeError, ArithmeticError) as error:
             reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
             raise _bad(name, reason) from None
 
@@ -112,13 +117,23 @@ _FILE_TYPES = {
 #: Architectures of llama.cpp that embed instead of generating.
 _EMBEDDING = {
     "bert",
+    "modern-bert",
     "nomic-bert",
     "nomic-bert-moe",
+    "neo-bert",
     "jina-bert-v2",
     "jina-bert-v3",
-    "modern-bert",
+    "eurobert",
     "gemma-embedding",
+    "llama-embed",
+    "t5encoder",
 }
+#: ``ARCHITECTURE.pooling_type``, as llama.cpp numbers them; 0 is none.
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+#: Arrays of numbers up to this length are read: one value a layer, and not a vocabulary.
+_LAYERS = 1024
+#: What is told from the header more surely than from what a source says of it.
+TOLD_BY_HEADER = {"embedding", "rerank", LORA, PROJECTOR}
 
 
 def _gguf(reader: _Reader) -> Facts:
@@ -137,19 +152,54 @@ def _gguf(reader: _Reader) -> Facts:
     start = -(-reader.position // alignment) * alignment
     if start + end > reader.size_bytes:
         raise _Refusal(f"it is cut short: {reader.size_bytes:,} bytes where {start + end:,} are needed")
+    if values.get("general.type") == "imatrix":
+        raise _Refusal("it is an importance matrix, which quantises models and is none")
     architecture = values.get("general.architecture", "")
+    task = _task(architecture, values)
     facts = {
         "architecture": architecture,
         "title": values.get("general.name"),
         "context_tokens": values.get(f"{architecture}.context_length"),
         "chat_template": "tokenizer.chat_template" in values,
+        "pooling": _POOLING.get(values.get(f"{architecture}.pooling_type", 0)),
+        "part": task if task in (LORA, PROJECTOR) else None,
+        "layers": values.get(f"{architecture}.block_count"),
+        "kv_values_per_token": _kv_values(architecture, values),
     }
     return Facts(
         "gguf",
         precision=_FILE_TYPES.get(values.get("general.file_type", -1)),
-        task="embedding" if architecture in _EMBEDDING else "text-generation",
+        task=task,
         metadata={key: value for key, value in facts.items() if value is not None},
     )
+
+
+def _task(architecture: str, values: Mapping[str, Any]) -> str:
+    if values.get("general.type") == "adapter":
+        return LORA
+    if architecture == "clip" or values.get("general.type") == "mmproj":
+        return PROJECTOR
+    pooling = _POOLING.get(values.get(f"{architecture}.pooling_type", 0))
+    if pooling == "rank":
+        return "rerank"
+    return "embedding" if pooling or architecture in _EMBEDDING else "text-generation"
+
+
+def _kv_values(architecture: str, values: Mapping[str, Any]) -> list[int] | None:
+    """Of keys and of values, for a token, all layers together; `None` where the header does not say."""
+
+    def read(name: str) -> Any:
+        return values.get(f"{architecture}.{name}")
+
+    layers, heads = read("block_count"), read("attention.head_count")
+    heads_kv = read("attention.head_count_kv") or heads  # one number, or one for each layer
+    if not layers or not heads_kv:
+        return None
+    width = (read("embedding_length") or 0) // max(heads, 1) if isinstance(heads, int) else 0
+    sizes = [read(f"attention.{kind}_length") or width for kind in ("key", "value")]
+    own = max(layers - (read("attention.shared_kv_layers") or 0), 0)
+    total = sum(heads_kv[:own]) if isinstance(heads_kv, list) else heads_kv * own
+    return [total * size for size in sizes] if all(sizes) else None
 
 
 def _string(reader: _Reader) -> str:
@@ -157,7 +207,7 @@ def _string(reader: _Reader) -> str:
 
 
 def _value(reader: _Reader, kind: int) -> Any:
-    """One value; an array is walked over and `None`, as nothing here needs its items."""
+    """One value. A long array is walked over and `None`, as is one that is not of numbers: nothing here needs it."""
     if kind in _SCALARS:
         return reader.unpack(_SCALARS[kind])
     if kind == _STRING:
@@ -165,6 +215,8 @@ def _value(reader: _Reader, kind: int) -> Any:
     if kind != _ARRAY:
         raise _Refusal(f"its header has a value of unknown type {kind}")
     item, count = reader.unpack(_U32), reader.unpack(_U64)
+    if item in _SCALARS and count <= _LAYERS:
+        return [reader.unpack(_SCALARS[item]) for _ in range(count)]
     if item in _SCALARS:
         reader.skip(count * _SCALARS[item].size)
     elif item == _STRING:

@@ -85,6 +85,16 @@ class Registry:
             )
         return path
 
+    def part(self, name: str, version: int, word: str) -> Path | None:
+        """The file beside the model of a version whose name has ``word`` in it."""
+        entry = self._version_of(self.get(name), version)
+        found = next((file.path for file in entry.files[1:] if word in file.path.lower()), None)
+        return self._folder(name, version) / found if found else None
+
+    def prefixes(self, version: Version) -> Path:
+        """Where the prefixes that were computed with this very file are kept; it goes with the last such version."""
+        return self._data.prefixes / version.digest.removeprefix("sha256:")
+
     async def add_version(
         self,
         name: str,
@@ -254,6 +264,10 @@ class Registry:
         for name, version in entries:
             with contextlib.suppress(FileNotFoundError):  # a blob has gone: `path` says so when it is asked for
                 self._link(name, version)
+        kept = {self.prefixes(version) for _, version in entries}
+        for folder in self._data.prefixes.glob("*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
         self.artifacts.remove_unreferenced({file.digest for _, version in entries for file in version.files})
 
     def _publish(self, name: str) -> None:

@@ -208,6 +208,13 @@ class DeploymentSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     settings: dict[str, Any] = {}
     """``max_batch_size``, ``max_queue_delay_us``, ``queue_limit``, ``threads``, ``context_tokens``,
     ``sequences``, …: see docs/settings.md."""
+    adapters: dict[str, str] = {}
+    """LoRA adapters that a request may choose as ``ROUTE:NAME``: name → ``MODEL[@VERSION]`` of the registry."""
+    projector: str | None = None
+    """``MODEL[@VERSION]`` through which the model sees images; `None`: the one that came with it, if one did;
+    empty: none."""
+    draft: str | None = None
+    """``MODEL[@VERSION]`` that guesses tokens ahead (speculative decoding)."""
 
 
 class Candidate(msgspec.Struct, kw_only=True):
@@ -267,8 +274,17 @@ class Deployment(msgspec.Struct, kw_only=True):
     outputs: list[TensorMetadata] = []
     labels: list[str] = []
     context_tokens: int | None = None
+    """Longest prompt plus answer of one sequence, as it is served."""
+    trained_context_tokens: int | None = None
     sequences: int | None = None
     chat_template: str | None = None
+    """Where it is from: ``gguf``, or ``chatml`` that stands in."""
+    capabilities: list[str] = []
+    """Of a language model: ``completion``, ``tools``, ``thinking``, ``vision``, ``embedding``, ``rerank``."""
+    adapters: list[str] = []
+    """Names of the LoRA adapters that are loaded."""
+    pooling: str | None = None
+    embedding_length: int | None = None
     created: str = ""
     since: str = ""
     """When it entered its state."""
@@ -306,6 +322,12 @@ class RouteSample(msgspec.Struct, kw_only=True):
     ttft_p50_ms: float | None = None
     itl_p50_ms: float | None = None
     kv_used: float | None = None
+    prefix_hit_rate: float | None = None
+    """Share of the prompt tokens of the last ten seconds that needed no computing, 0 to 1."""
+    prefix_cache_bytes: int | None = None
+    """Computed prefixes that are kept outside the key-value memory."""
+    draft_acceptance: float | None = None
+    """Share of the tokens guessed ahead in the last ten seconds that the model would have chosen, 0 to 1."""
     memory_bytes: int | None = None
 
 

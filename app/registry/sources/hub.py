@@ -18,6 +18,9 @@ from app.settings import Settings
 _REFERENCE = re.compile(r"hf:([\w.-]+/[\w.-]+|[\w.-]+)(?:@([^:@]+))?(?::(.+))?")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _TIMEOUT_S = 15
+_PROJECTOR = "mmproj"
+#: Of projectors, best first: small, and quantised ones see worse.
+_TYPES = ("f16", "bf16", "f32", "q8_0")
 #: Files that a tensor model's engine or its tokenizer may want, taken along when they are there.
 _COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json", "vocab.txt")
 _TASKS = {"sentence-similarity": "embedding", "feature-extraction": "embedding", "text-ranking": "rerank"}
@@ -46,9 +49,11 @@ def choose(paths: Sequence[str], wanted: str | None) -> list[str]:
     """Which files of a repository are the model; the first is its primary one.
 
     ``wanted`` is a path, or a part of a name that only one file has (``Q4_K_M``). Without it: the only GGUF, or
-    the one in Q4_K_M; the only ONNX file, or ``onnx/model.onnx``. Raises `InvalidInput` listing the choices.
+    the one in Q4_K_M; the only ONNX file, or ``onnx/model.onnx``. A multimodal projector comes along with its GGUF,
+    and is had alone by its name. Raises `InvalidInput` listing the choices.
     """
-    models = sorted(path for path in paths if path.endswith((".gguf", ".onnx")) and "mmproj" not in path.lower())
+    alone = wanted is not None and _PROJECTOR in wanted.lower()
+    models = sorted(path for path in paths if path.endswith((".gguf", ".onnx")) and (alone or not _is_aside(path)))
     firsts = [path for path in models if not (shard := _SHARD.fullmatch(path)) or int(shard[2]) == 1]
     if wanted is not None:
         found = [path for path in models if path == wanted]
@@ -74,16 +79,31 @@ def choose(paths: Sequence[str], wanted: str | None) -> list[str]:
 
 def _belonging(primary: str, paths: Sequence[str]) -> list[str]:
     if shard := _SHARD.fullmatch(primary):
-        return sorted(
-            path for path in paths if path.startswith(f"{shard[1]}-") and path != primary and _SHARD.fullmatch(path)
-        )
+        shards = [path for path in paths if path.startswith(f"{shard[1]}-") and _SHARD.fullmatch(path)]
+        return [*sorted(path for path in shards if path != primary), *_projector(primary, paths)]
     if primary.endswith(".gguf"):
-        return []
+        return [] if _is_aside(primary) else _projector(primary, paths)
     folder = primary.rpartition("/")[0]
     weights = [path for path in paths if path in (f"{primary}_data", f"{primary}.data")]
     places = [f"{folder}/" if folder else "", ""]  # beside the model, or else at the root
     companions = [next((p + name for p in places if p + name in paths), None) for name in _COMPANIONS]
     return [*weights, *(path for path in companions if path)]
+
+
+def _is_aside(path: str) -> bool:
+    """A GGUF file that is no model: a projector, or the matrix that quantising was steered by."""
+    name = path.rpartition("/")[2].lower()
+    return _PROJECTOR in name or "imatrix" in name
+
+
+def _projector(primary: str, paths: Sequence[str]) -> list[str]:
+    """The multimodal projector to take along: of those beside the model, or else anywhere, the preferred type."""
+    found = sorted(path for path in paths if path.endswith(".gguf") and _PROJECTOR in path.rpartition("/")[2].lower())
+    folder = primary.rpartition("/")[0]
+    found = [path for path in found if path.rpartition("/")[0] == folder] or found
+    # "bf16" has "f16" in it.
+    ranked = [[path for path in found if re.search(rf"(?<![a-z]){kind}(?![0-9])", path.lower())] for kind in _TYPES]
+    return next((paths for paths in ranked if paths), found)[:1]
 
 
 def endpoint(settings: Settings) -> str | None:
