@@ -55,12 +55,18 @@ class LlamaCppEngine:
     def __init__(self, load: Load):
         settings, unknown = read_settings(load.settings)
         threads = load.threads or runner.usable_threads()
-        self._runner = Runner(load.path, load.device, threads)
+        self._runner = Runner(load.path, load.device, threads, settings)
         try:
             model = self._runner
-            self._settings = resolve(settings, model.trained_context, on_gpu=load.device != "cpu")
+            self._settings = resolve(
+                settings,
+                model.trained_context,
+                on_gpu=load.device != "cpu",
+                cell_bytes=model.cell_bytes(settings),
+                free_bytes=runner.free_bytes(load.device),
+            )
             self._template = ChatTemplate(model.chat_template, model.bos_text, model.eos_text)
-            model.open_context(self._settings.sequences, self._settings.kv_tokens, self._settings.batch_tokens)
+            model.open_context(self._settings)
         except EngineError:
             self._runner.close()
             raise

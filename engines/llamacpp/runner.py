@@ -5,44 +5,58 @@ Bound to llama-cpp-python's low-level API. One `Runner` owns one model and one c
 
 import ctypes
 import os
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import llama_cpp
 import numpy as np
 
+from engines import hardware
 from engines.engine import EngineError
-
-# Read when libgomp loads. Its default spins for milliseconds at each barrier: when anything else wants a core, the
-# spinning thread keeps it from the one it waits for, and 60 tokens/s became 2. At 1,000 an idle machine is no slower.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-import llama_cpp
+from engines.llamacpp import log
+from engines.llamacpp.settings import Settings
 
 GGUF_MAGIC = b"GGUF"
 #: Physical batch of llama.cpp, tokens: how much one pass over the weights computes.
 UBATCH_TOKENS = 512
 
-_LOG_WARN, _LOG_ERROR = 3, 4
-_log_lines: deque[str] = deque(maxlen=40)
-
-
-@llama_cpp.llama_log_callback
-def _keep_log(level: int, text: bytes, _: object) -> None:
-    if level in (_LOG_WARN, _LOG_ERROR):
-        _log_lines.append(text.decode("utf-8", "replace").strip())
+_CACHE_TYPES = {
+    "f32": llama_cpp.GGML_TYPE_F32,
+    "f16": llama_cpp.GGML_TYPE_F16,
+    "bf16": 30,  # GGML_TYPE_BF16, which the bindings do not name
+    "q8_0": llama_cpp.GGML_TYPE_Q8_0,
+    "q4_0": llama_cpp.GGML_TYPE_Q4_0,
+    "q4_1": llama_cpp.GGML_TYPE_Q4_1,
+    "q5_0": llama_cpp.GGML_TYPE_Q5_0,
+    "q5_1": llama_cpp.GGML_TYPE_Q5_1,
+    "iq4_nl": llama_cpp.GGML_TYPE_IQ4_NL,
+}
+#: Bits of one value, the scales of its block included.
+_CACHE_BITS = {
+    "f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5, "q5_0": 5.5, "q5_1": 6, "iq4_nl": 4.5
+}  # fmt: skip
+_FLASH_ATTENTION = {
+    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_SPLIT_MODES = {
+    "none": llama_cpp.LLAMA_SPLIT_MODE_NONE,
+    "layer": llama_cpp.LLAMA_SPLIT_MODE_LAYER,
+    "row": llama_cpp.LLAMA_SPLIT_MODE_ROW,
+}
 
 
 class Row(NamedTuple):
     """Tokens of one sequence to put into a batch: ``tokens`` at positions ``start``, ``start`` + 1, … of
-    ``slot``. ``logits``: whether the last of them asks for the distribution of the token after it."""
+    ``slot``. The last ``outputs`` of them ask for the distribution of the token after each."""
 
     slot: int
     start: int
     tokens: list[int]
-    logits: bool
+    outputs: int
 
 
 class KvFull(Exception):
@@ -50,27 +64,26 @@ class KvFull(Exception):
 
 
 class Runner:
-    """``kv_tokens`` cells of key-value memory shared by ``sequences`` slots, at most ``batch_tokens`` a decode.
+    """One model; `open_context` gives it key-value memory.
 
     Raises `EngineError`: ``bad_model``, ``out_of_memory``, ``device_unavailable``.
     """
 
-    def __init__(self, path: str, device: str, threads: int):
-        llama_cpp.llama_log_set(_keep_log, ctypes.c_void_p(0))
-        _log_lines.clear()
+    def __init__(self, path: str, device: str, threads: int, settings: Settings):
+        log.install()
         llama_cpp.llama_backend_init()
         self._context: Any = None
         self._memory: Any = None
         self._threads = threads
         self._device = device
-        self._model = _load_model(path, device)
+        self._streams = False
+        self._model = _load_model(path, device, settings)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
-        if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
-            raise EngineError("bad_model", f"{Path(path).name} is not a decoder-only language model")
         self.vocabulary: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self._model)
         self.parameters: int = llama_cpp.llama_model_n_params(self._model)
+        self.embedding_length: int = llama_cpp.llama_model_n_embd_out(self._model)
         self.description = _string(llama_cpp.llama_model_desc, self._model)
         #: Recurrent and hybrid models keep one state per sequence, which cannot be cut back to a prefix.
         self.can_cut = not (
@@ -78,30 +91,79 @@ class Runner:
         )
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+        self.architecture = self.metadata("general.architecture")
 
-    def open_context(self, sequences: int, kv_tokens: int, batch_tokens: int) -> None:
+    @property
+    def model(self) -> Any:
+        """``llama_model *``"""
+        return self._model
+
+    @property
+    def vocab(self) -> Any:
+        """``const llama_vocab *``"""
+        return self._vocab
+
+    @property
+    def context(self) -> Any:
+        """``llama_context *``, after `open_context`."""
+        return self._context
+
+    def metadata(self, key: str) -> str:
+        """A value of the file's header as text; empty where there is none."""
+        size = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), None, 0)
+        if size < 0:
+            return ""
+        buffer = ctypes.create_string_buffer(size + 1)
+        llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def cell_bytes(self, settings: Settings) -> int:
+        """Bytes of one key-value cell over all layers."""
+        heads = llama_cpp.llama_model_n_head_kv(self._model)
+        width = llama_cpp.llama_model_n_embd(self._model) // max(1, llama_cpp.llama_model_n_head(self._model))
+
+        def length(of: str) -> int:
+            said = self.metadata(f"{self.architecture}.attention.{of}_length")
+            return int(said) if said.isdecimal() else width
+
+        row = heads * (
+            length("key") * _CACHE_BITS[settings.cache_type_k] + length("value") * _CACHE_BITS[settings.cache_type_v]
+        )
+        return int(llama_cpp.llama_model_n_layer(self._model) * row / 8)
+
+    def open_context(self, settings: Settings) -> None:
         """Allocate the memory and run the model once. Raises `EngineError` (``out_of_memory``)."""
+        sequences, kv_tokens, batch_tokens = settings.sequences, settings.kv_tokens, settings.batch_tokens
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_tokens
         params.n_batch = batch_tokens
         params.n_ubatch = min(UBATCH_TOKENS, batch_tokens)
         params.n_seq_max = sequences
-        # Only the last token of a sequence needs logits; without this, buffers for n_batch x vocabulary.
-        params.n_outputs_max = sequences
+        # Only what is sampled from needs logits; without this, buffers for n_batch x vocabulary.
+        drafts = settings.draft_tokens if settings.speculative != "off" else 0
+        params.n_outputs_max = min(batch_tokens, sequences * (1 + drafts))
         params.n_threads = params.n_threads_batch = self._threads
-        # With one stream per sequence llama.cpp splits a step into many micro-batches unless ids increase.
-        params.kv_unified = True
+        # In one pool a token's attention walks over all cells: 8 prompts of 2,000 tokens took 1.6 times as long.
+        self._streams = settings.streams
+        params.kv_unified = not self._streams
         # A sliding-window cache forgets the prefix that the next request wants to reuse.
-        params.swa_full = True
+        params.swa_full = settings.swa_full
+        params.type_k, params.type_v = _CACHE_TYPES[settings.cache_type_k], _CACHE_TYPES[settings.cache_type_v]
+        params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
         params.offload_kqv = params.op_offload = self._device != "cpu"
-        _log_lines.clear()
+        log.clear()
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
-            code = "out_of_memory" if _about_memory() else "engine_failed"
+            reason = log.reason()
+            code = "out_of_memory" if log.about_memory() else "engine_failed"
+            if "quantized V cache" in reason or "V cache quantization" in reason:
+                code = "bad_setting"
             raise EngineError(
                 code,
-                f"no context of {kv_tokens} tokens for {sequences} sequences: {_reason()}",
-                hint="Lower context_tokens or sequences.",
+                f"no context of {kv_tokens} tokens for {sequences} sequences: {reason}",
+                hint="Lower context_tokens or sequences."
+                if code == "out_of_memory"
+                else "A quantised cache_type_v needs flash_attention on.",
             )
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._fill_buffers(batch_tokens)
@@ -132,7 +194,7 @@ class Runner:
     def _warm_up(self) -> None:
         token = max(llama_cpp.llama_vocab_bos(self._vocab), 0)
         llama_cpp.llama_set_warmup(self._context, True)
-        self.decode([Row(0, 0, [token], True)])
+        self.decode([Row(0, 0, [token], 1)])
         llama_cpp.llama_set_warmup(self._context, False)
         llama_cpp.llama_memory_clear(self._memory, True)
 
@@ -158,27 +220,34 @@ class Runner:
     def _special_text(self, token: int) -> str:
         return "" if token < 0 else llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
 
-    def tokenize(self, text: str, add_special: bool = True) -> list[int]:
-        """``add_special``: begin (and end) as the model was trained to. Special tokens in ``text`` are parsed."""
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """``add_special``: begin (and end) as the model was trained to. ``parse_special``: the names of special tokens
+        in ``text`` mean those tokens."""
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
         while True:
             tokens = (ctypes.c_int32 * room)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, True)
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
             if count >= 0:
                 return tokens[:count]
             room = -count
 
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token, possibly part of a character; control tokens have none."""
-        if (known := self._pieces.get(token)) is not None:
+    def is_special(self, text: str) -> bool:
+        """Whether ``text`` is the name of exactly one control or user-defined token."""
+        tokens = self.tokenize(text, add_special=False)
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        return len(tokens) == 1 and bool(llama_cpp.llama_vocab_get_attr(self._vocab, tokens[0]) & special)
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """The bytes of a token, possibly part of a character; control tokens have none unless ``special``."""
+        if not special and (known := self._pieces.get(token)) is not None:
             return known
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
             if size >= 0:
-                return self._pieces.setdefault(token, buffer.raw[:size])
+                return buffer.raw[:size] if special else self._pieces.setdefault(token, buffer.raw[:size])
             room = -size
 
     # --- the key-value memory -----------------------------------------------------------------------------
@@ -189,33 +258,57 @@ class Runner:
             llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Let ``target`` share the first ``count`` cells of ``source``; what it held is forgotten."""
+        """Give ``target`` the first ``count`` cells of ``source``; what it held is forgotten."""
+        if self._streams:
+            # Between streams llama.cpp copies whole buffers, 65 ms for 4,096 cells of Gemma 270M; the cells in use
+            # alone take 2 ms for 400 of them.
+            self.restore(target, self.save(source), count)
+            return
         llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, count)
 
+    def save(self, slot: int) -> np.ndarray:
+        """The state of ``slot``, to be given to `restore`. uint8 [bytes]"""
+        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+        state = np.empty(size, np.uint8)
+        pointer = ctypes.cast(state.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
+        if llama_cpp.llama_state_seq_get_data(self._context, pointer, size, slot) != size:
+            raise EngineError("engine_failed", f"the state of slot {slot} could not be read")
+        return state
+
+    def restore(self, slot: int, state: np.ndarray, count: int) -> None:
+        """Put ``state`` into ``slot`` instead of what it held, and forget it from position ``count`` on. Raises
+        `EngineError`, after which the slot is empty."""
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        pointer = ctypes.cast(state.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
+        if not llama_cpp.llama_state_seq_set_data(self._context, pointer, state.size, slot):
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            raise EngineError("engine_failed", f"a saved state could not be put into slot {slot}")
+        self.keep(slot, count)
+
     def decode(self, rows: Iterable[Row]) -> np.ndarray:
-        """Compute one batch. Returns float32 [rows that want logits, vocabulary], in the order of ``rows``: a
+        """Compute one batch. Returns float32 [all outputs, vocabulary], in the order of ``rows``: a
         writable view of llama.cpp's own buffer, good until the next call.
 
         Raises `KvFull`, or `EngineError` (``engine_failed``), after which what the slots hold is unknown.
         """
         size = outputs = 0
-        for slot, start, tokens, logits in rows:
+        for slot, start, tokens, wanted in rows:
             end = size + len(tokens)
             self._token[size:end] = tokens
             self._position[size:end] = range(start, start + len(tokens)) if len(tokens) > 1 else start
             self._slot[size:end] = slot
             self._wants_logits[size:end] = 0
-            if logits:
-                self._wants_logits[end - 1] = 1
-                outputs += 1
+            if wanted:
+                self._wants_logits[end - wanted : end] = 1
+                outputs += wanted
             size = end
         self._batch.n_tokens = size
         status = llama_cpp.llama_decode(self._context, self._batch)
         if status == 1:
             raise KvFull
         if status != 0:
-            raise EngineError("engine_failed", f"llama_decode answered {status}: {_reason()}")
+            raise EngineError("engine_failed", f"llama_decode answered {status}: {log.reason()}")
         if not outputs:
             return np.empty((0, self.vocabulary), np.float32)
         logits = llama_cpp.llama_get_logits(self._context)
@@ -259,6 +352,23 @@ def usable_threads() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
+def free_bytes(device: str) -> int:
+    """Memory that can still be had on ``device``; 0 where it cannot be told."""
+    if device == "cpu":
+        try:
+            import psutil
+        except ImportError:
+            return 0
+        return psutil.virtual_memory().available
+    sampler = hardware.Sampler()
+    gpus = {f"cuda:{gpu.index}": gpu for gpu in sampler.read().gpus}
+    sampler.close()
+    gpu = gpus.get(device)
+    if gpu is None or gpu.memory_total_bytes is None or gpu.memory_used_bytes is None:
+        return 0
+    return gpu.memory_total_bytes - gpu.memory_used_bytes
+
+
 def resident_bytes() -> int:
     """Resident memory of this process; 0 where it cannot be read."""
     try:
@@ -268,7 +378,7 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _load_model(path: str, device: str) -> Any:
+def _load_model(path: str, device: str, settings: Settings) -> Any:
     file = Path(path)
     try:
         with file.open("rb") as stream:
@@ -293,29 +403,23 @@ def _load_model(path: str, device: str) -> Any:
                 f"{device} was asked for, but this build of llama.cpp sees no GPU",
                 hint="Install the runtime llamacpp-cuda, or choose the CPU.",
             )
-        params.n_gpu_layers = -1
-        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
-        params.main_gpu = int(index)
+        params.n_gpu_layers = settings.gpu_layers
+        params.split_mode = _SPLIT_MODES[settings.split_mode]
+        params.main_gpu = int(index) if settings.main_gpu < 0 else settings.main_gpu
+        if settings.tensor_split:
+            most = llama_cpp.llama_max_devices()
+            shares = (*settings.tensor_split, *[0.0] * most)[:most]
+            split = (ctypes.c_float * most)(*shares)
+            params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
     model = llama_cpp.llama_model_load_from_file(os.fsencode(file), params)
     if model:
         return model
-    reason = _reason()
+    reason = log.reason()
     if "main_gpu" in reason:
         raise EngineError("device_unavailable", f"{device} is not there: {reason}")
-    if _about_memory():
+    if log.about_memory():
         raise EngineError("out_of_memory", f"not enough memory to load {file.name}: {reason}")
     raise EngineError("bad_model", f"llama.cpp cannot load {file.name}: {reason}", hint="Pull or convert it again.")
-
-
-def _reason() -> str:
-    """The log line that says most about the last failure."""
-    lines: Sequence[str] = [line for line in _log_lines if line]
-    telling = [line for line in lines if "error loading model: " in line] or lines[-1:]
-    return telling[-1].rpartition("error loading model: ")[2] if telling else "no reason given"
-
-
-def _about_memory() -> bool:
-    return any("alloc" in line or "out of memory" in line for line in _log_lines)
 
 
 def _string(function: object, *arguments: object) -> str:

@@ -17,6 +17,7 @@ pytest.importorskip("llama_cpp")
 from engines.engine import EngineError
 from engines.llamacpp.engine import LlamaCppEngine
 from engines.llamacpp.runner import KvFull, Row, Runner
+from engines.llamacpp.settings import Settings
 from engines.protocol import Abort, Generate, Load, Sampling, Step, TokenEvent, Tokenize
 
 pytestmark = pytest.mark.slow
@@ -120,12 +121,13 @@ def test_ready_says_what_was_loaded(shared_engine: LlamaCppEngine) -> None:
 
 
 def test_greedy_equals_a_plain_loop(client: Client, gguf_path: Path) -> None:
-    runner = Runner(str(gguf_path), "cpu", 2)
-    runner.open_context(sequences=1, kv_tokens=512, batch_tokens=512)
+    settings = Settings(sequences=1, context_tokens=512, kv_tokens=512, batch_tokens=512)
+    runner = Runner(str(gguf_path), "cpu", 2, settings)
+    runner.open_context(settings)
     tokens = runner.tokenize("The capital of France is")
     expected, start, row = [], 0, tokens
     for _ in range(32):
-        token = int(runner.decode([Row(0, start, row, True)])[0].argmax())
+        token = int(runner.decode([Row(0, start, row, 1)])[0].argmax())
         expected.append(token)
         start, row = start + len(row), [token]
     text = b"".join(map(runner.piece, expected)).decode()
@@ -200,9 +202,8 @@ def test_chatml_markers_end_a_chat(client: Client) -> None:
     """The base model does not know them as tokens; what it was shown, it repeats as text."""
     answer = client.ask([{"role": "user", "content": "Hi"}], max_tokens=200)
     assert "<|im_" not in answer.text
-    assert answer.prompt_tokens == len(
-        client.engine.tokenize(Tokenize(0, messages=[{"role": "user", "content": "Hi"}]))
-    )
+    tokens = client.engine.tokenize(Tokenize(0, messages=[{"role": "user", "content": "Hi"}])).tokens
+    assert answer.prompt_tokens == len(tokens)
 
 
 def test_ignore_eos_goes_on(client: Client) -> None:
