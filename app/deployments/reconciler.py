@@ -14,7 +14,7 @@ from app.dataplane.routing import Target
 from app.db import Store
 from app.deployments import lifecycle, options, placement
 from app.deployments.serving import Serving
-from app.errors import EngineUnavailable, InvalidInput, NotFound, NotReady, PilothouseError
+from app.errors import Conflict, EngineUnavailable, InvalidInput, NotFound, NotReady, PilothouseError
 from app.events import Bus
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
@@ -105,9 +105,11 @@ class Reconciler:
             if not spec.stopped:
                 self._begin(row["route"])
 
-    async def put(self, route: str, spec: DeploymentSpec) -> Deployment:
+    async def put(self, route: str, spec: DeploymentSpec, *, temporary: bool = False) -> Deployment:
         """Declare ``route``; answers when that is stored, while the workers still start. The same declaration again
-        changes nothing, but tries again what had failed. Raises `PilothouseError` for a spec that cannot be."""
+        changes nothing, but tries again what had failed. A ``temporary`` one is not stored: it ends with the daemon,
+        or becomes a lasting one when it is declared again without. Raises `PilothouseError` for a spec that cannot
+        be, `Conflict` for a temporary one where there is a lasting one."""
         check_name(route)
         model, version = self._registry.resolve(spec.model if spec.version is None else f"{spec.model}@{spec.version}")
         engine = ENGINES.get(version.format, (spec.engine, ""))[0]
@@ -118,13 +120,22 @@ class Reconciler:
         )
         async with self._locks.setdefault(route, asyncio.Lock()):
             before = self._deployments.get(route)
-            if before is not None and before.spec == spec and before.state in ("starting", "ready", "stopped"):
+            if before is not None and temporary and not before.temporary:
+                raise Conflict(f"{route} is deployed already", hint="use it as it is, or undeploy it first")
+            same = before is not None and before.spec == spec and before.state in ("starting", "ready", "stopped")
+            if before is not None and same and before.temporary == temporary:
                 return before
             created = before.created if before is not None else timestamp()
-            row = {"route": route, "spec": msgspec.json.encode(spec).decode(), "decision": None, "created": created}
-            await self._store.run(lambda db: _upsert(db, row))
+            if not temporary:
+                row = {"route": route, "spec": msgspec.json.encode(spec).decode(), "decision": None, "created": created}
+                await self._store.run(lambda db: _upsert(db, row))
+            if before is not None and same:
+                before.temporary = False
+                self._show(route)
+                return before
             await self._end(route)
             self._deployments[route] = self._declared(route, spec, created)
+            self._deployments[route].temporary = temporary
             self._show(route)
             if not spec.stopped:
                 self._begin(route)
@@ -133,8 +144,8 @@ class Reconciler:
     async def delete(self, route: str) -> None:
         self.get(route)
         async with self._locks.setdefault(route, asyncio.Lock()):
-            self.get(route)
-            await self._store.run(lambda db: db["deployments"].delete(route))  # type: ignore[union-attr]
+            if not self.get(route).temporary:
+                await self._store.run(lambda db: db["deployments"].delete(route))  # type: ignore[union-attr]
             await self._end(route)
             del self._deployments[route]
             self._metrics.forget(route)
@@ -211,7 +222,8 @@ class Reconciler:
         if decision != deployment.decision:
             deployment.decision = decision
             encoded = msgspec.json.encode(decision).decode()
-            await self._store.run(lambda db: db["deployments"].update(route, {"decision": encoded}))  # type: ignore[union-attr]
+            if not deployment.temporary:
+                await self._store.run(lambda db: db["deployments"].update(route, {"decision": encoded}))  # type: ignore[union-attr]
         deployment.runtime = plan.interpreter.runtime
         deployment.device = plan.load.device
         deployment.engine = plan.load.engine
@@ -316,6 +328,7 @@ class Reconciler:
         if serving is not None and (ready := serving.ready) is not None:
             deployment.engine_version = ready.engine_version
             deployment.notes = ready.notes
+            deployment.device_memory_bytes = ready.device_memory_bytes or None
             if ready.signature is not None:
                 deployment.inputs = [
                     TensorMetadata(name=s.name, datatype=s.datatype, shape=s.shape) for s in ready.signature.inputs

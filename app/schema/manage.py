@@ -267,6 +267,10 @@ class Deployment(msgspec.Struct, kw_only=True):
     precision: str | None = None
     runtime: str | None = None
     memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    """Of a GPU, as the engine told it when it had loaded the model."""
+    temporary: bool = False
+    """Deployed by a request of a client that expects it so; goes when it is idle, and with the daemon."""
     decision: Decision | None = None
     notes: list[str] = []
     error: Problem | None = None
@@ -339,6 +343,10 @@ class Daemon(msgspec.Struct, kw_only=True):
     url: str
     started: str
     data_dir: str
+    ollama_url: str | None = None
+    """Where Ollama's clients find it by default, if `ollama_port` is set and was free."""
+    notes: list[str] = []
+    """What the user should know of this start: a port that was taken."""
 
 
 class Setting(msgspec.Struct, kw_only=True):
