@@ -23,7 +23,8 @@ class Facts:
     precision: str | None = None
     task: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    """Of a GGUF file: ``architecture``, ``title``, ``context_tokens``, ``chat_template`` (whether it has one),
+    """Of a GGUF file: ``architecture``, ``title``, ``parameters``, ``context_tokens``, ``chat_template`` (whether it
+    has one),
     ``pooling``, ``part`` (`LORA` or `PROJECTOR`), ``layers``, and ``kv_values_per_token``: (of keys, of values) that
     key-value memory holds for each token."""
 
@@ -136,22 +137,53 @@ _LAYERS = 1024
 TOLD_BY_HEADER = {"embedding", "rerank", LORA, PROJECTOR}
 
 
-def _gguf(reader: _Reader) -> Facts:
-    reader.skip(4)
+@dataclass(frozen=True)
+class Header:
+    """What stands before the weights of a GGUF file."""
+
+    values: dict[str, Any]
+    """By the names of GGUF's specification. An array that is long, or not of numbers, is `None` unless asked for."""
+    parameters: int
+    end: int
+    """Of the weights, in bytes from their start."""
+
+
+def header(path: Path, *, arrays: bool = False) -> Header:
+    """The header of the GGUF file at ``path``. Blocks: a vocabulary of 262,144 takes a large part of a second.
+
+    Raises `ArtifactCorrupt` for what is not one.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            return _header(_Reader(content), arrays)
+        except (struct.error, IndexError, ValueError, OverflowError) as error:
+            reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
+            raise _bad(path.name, reason) from None
+
+
+def _header(reader: _Reader, arrays: bool = False) -> Header:
+    if reader.take(4) != b"GGUF":
+        raise _Refusal("it is not GGUF")
     if (version := reader.unpack(_U32)) not in (2, 3):
         raise _Refusal(f"it is GGUF of version {version}, and versions 2 and 3 can be read")
     tensors, pairs = reader.unpack(_U64), reader.unpack(_U64)
     values = {}
     for _ in range(pairs):
         key = _string(reader)
-        values[key] = _value(reader, reader.unpack(_U32))
+        values[key] = _value(reader, reader.unpack(_U32), arrays)
     if tensors == 0:
         raise _Refusal("it holds no tensors")
-    end = max(_tensor_end(reader) for _ in range(tensors))
+    sizes = [_tensor(reader) for _ in range(tensors)]
+    return Header(values, sum(count for count, _ in sizes), max(end for _, end in sizes))
+
+
+def _gguf(reader: _Reader) -> Facts:
+    head = _header(reader)
+    values = head.values
     alignment = values.get("general.alignment", 32)
     start = -(-reader.position // alignment) * alignment
-    if start + end > reader.size_bytes:
-        raise _Refusal(f"it is cut short: {reader.size_bytes:,} bytes where {start + end:,} are needed")
+    if start + head.end > reader.size_bytes:
+        raise _Refusal(f"it is cut short: {reader.size_bytes:,} bytes where {start + head.end:,} are needed")
     if values.get("general.type") == "imatrix":
         raise _Refusal("it is an importance matrix, which quantises models and is none")
     architecture = values.get("general.architecture", "")
@@ -159,6 +191,7 @@ def _gguf(reader: _Reader) -> Facts:
     facts = {
         "architecture": architecture,
         "title": values.get("general.name"),
+        "parameters": head.parameters,
         "context_tokens": values.get(f"{architecture}.context_length"),
         "chat_template": "tokenizer.chat_template" in values,
         "pooling": _POOLING.get(values.get(f"{architecture}.pooling_type", 0)),
@@ -193,7 +226,7 @@ def _kv_values(architecture: str, values: Mapping[str, Any]) -> list[int] | None
 
     layers, heads = read("block_count"), read("attention.head_count")
     heads_kv = read("attention.head_count_kv") or heads  # one number, or one for each layer
-    if not layers or not heads_kv:
+    if not layers or not heads_kv or architecture in _EMBEDDING:  # encoders keep nothing
         return None
     width = (read("embedding_length") or 0) // max(heads, 1) if isinstance(heads, int) else 0
     sizes = [read(f"attention.{kind}_length") or width for kind in ("key", "value")]
@@ -206,8 +239,8 @@ def _string(reader: _Reader) -> str:
     return reader.take(reader.unpack(_U64)).decode("utf-8", "replace")
 
 
-def _value(reader: _Reader, kind: int) -> Any:
-    """One value. A long array is walked over and `None`, as is one that is not of numbers: nothing here needs it."""
+def _value(reader: _Reader, kind: int, arrays: bool = False) -> Any:
+    """One value. Unless ``arrays``, a long array is walked over and `None`, as is one that is not of numbers."""
     if kind in _SCALARS:
         return reader.unpack(_SCALARS[kind])
     if kind == _STRING:
@@ -215,6 +248,8 @@ def _value(reader: _Reader, kind: int) -> Any:
     if kind != _ARRAY:
         raise _Refusal(f"its header has a value of unknown type {kind}")
     item, count = reader.unpack(_U32), reader.unpack(_U64)
+    if arrays:
+        return [_value(reader, item, arrays) for _ in range(count)]
     if item in _SCALARS and count <= _LAYERS:
         return [reader.unpack(_SCALARS[item]) for _ in range(count)]
     if item in _SCALARS:
@@ -228,8 +263,8 @@ def _value(reader: _Reader, kind: int) -> Any:
     return None
 
 
-def _tensor_end(reader: _Reader) -> int:
-    """Where the data of the next tensor ends, from the start of the data section."""
+def _tensor(reader: _Reader) -> tuple[int, int]:
+    """Of the next tensor: how many values it has, and where its data ends, from the start of the data section."""
     reader.skip(reader.unpack(_U64))  # its name
     values, dimensions = 1, reader.unpack(_U32)
     if dimensions > _DIMENSIONS:
@@ -238,7 +273,7 @@ def _tensor_end(reader: _Reader) -> int:
         values *= reader.unpack(_U64)
     kind, offset = reader.unpack(_U32), reader.unpack(_U64)
     per_block, block_bytes = _BLOCKS.get(kind, (1, 0))
-    return offset + -(-values // per_block) * block_bytes
+    return values, offset + -(-values // per_block) * block_bytes
 
 
 # --- ONNX: a protobuf ModelProto (onnx.proto) -----------------

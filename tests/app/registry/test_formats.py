@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from app.errors import ArtifactCorrupt
 from app.paths import resource
-from app.registry.formats import inspect
+from app.registry.formats import header, inspect
 
 DIGITS = resource("digits") / "digits.onnx"
 
@@ -46,8 +46,24 @@ def look(path: Path, content: bytes):
 def test_gguf_says_what_it_is(path):
     facts = look(path, gguf())
     assert (facts.format, facts.precision, facts.task) == ("gguf", "q4_k_m", "text-generation")
-    assert facts.metadata == {"architecture": "gemma3", "context_tokens": 4096, "chat_template": True}
+    assert facts.metadata == {
+        "architecture": "gemma3",
+        "parameters": 32,
+        "context_tokens": 4096,
+        "chat_template": True,
+    }
     assert look(path, gguf(architecture="bert")).task == "embedding"
+
+
+def test_the_header_of_a_gguf_file_with_and_without_its_vocabulary(path):
+    path.write_bytes(gguf())
+    short, whole = header(path), header(path, arrays=True)
+    assert short.values["general.architecture"] == "gemma3"
+    assert (short.values["tokenizer.tokens"], whole.values["tokenizer.tokens"]) == (None, ["a", "bc"])
+    assert whole.values["tokenizer.scores"] == short.values["tokenizer.scores"] == [0.5, 1.5]
+    path.write_bytes(b"GGML")
+    with pytest.raises(ArtifactCorrupt, match="not GGUF"):
+        header(path)
 
 
 def test_onnx_is_recognised(path):
