@@ -1,15 +1,22 @@
 """Language serving against llama-server: the same file, threads, context and requests, in interleaved rounds.
 
-python benchmarks/language.py --model gemma-3-270m.gguf --llama-server build/bin/llama-server
+python benchmarks/language.py --model gemma-3-270m.gguf --llama-server build/bin/llama-server [--parts grid,prefix]
+
+``grid``      output tokens/s, time to first token, gaps: 1, 4, 8 and 16 streams of 32, 512 and 2,000 prompt tokens,
+              none of which was seen before
+``prefix``    time to first token of requests that share 400 tokens, also against llama-server with --swa-full
+``arrivals``  gaps between the tokens of running answers while prompts of 2,000 tokens arrive
 """
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +24,47 @@ import common
 import httpx2
 
 CONTEXT = 4096
-SLOTS = 8
+SLOTS = 16
 WORDS = ["ship", "harbour", "lantern", "compass", "winter", "river", "engine", "paper", "garden", "window"]
 
 
-def prompt(random_: random.Random, words: int) -> str:
-    """Another one each time, from its first word on: nothing of it is in any prefix cache."""
-    return f"{random_.randrange(10**6)} " + " ".join(random_.choice(WORDS) for _ in range(words))
+class Prompts:
+    """Prompts of an exact length, as tokens: what one server reads, the other reads."""
+
+    def __init__(self, url: str, seed: int = 1):
+        self._random = random.Random(seed)
+        tokens = common.ask("POST", f"{url}/tokenize", {"content": " " + " ".join(WORDS)})["tokens"]
+        self._first = common.ask("POST", f"{url}/tokenize", {"content": "", "add_special": True})["tokens"]
+        self._words = [token for token in tokens if token not in self._first]
+
+    def new(self, length: int, prefix: list[int] | None = None) -> list[int]:
+        """``length`` tokens, after ``prefix``; another one each time, almost from the first word on."""
+        start = prefix if prefix is not None else self._first
+        return start + [self._random.choice(self._words) for _ in range(length - len(start))]
+
+    @property
+    def seed(self) -> int:
+        return self._random.randrange(10**6)
 
 
-async def stream(client: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[float, list[float], int]:
-    """Seconds to the first token, the gaps between the later ones, and how many tokens there were."""
+async def stream(
+    client: httpx2.AsyncClient, prompt: list[int], tokens: int, seed: int, cache: bool, temperature: float = 0.8
+) -> tuple[float, list[float], int]:
+    """Seconds to the first token, when each came, and how many there were."""
+    body = {
+        "model": "model",
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+        "cache_prompt": cache,
+    }
     started = time.perf_counter()
     times: list[float] = []
-    tokens = 0
+    counted = 0
     async with client.stream("POST", "/v1/completions", json=body) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
@@ -38,77 +72,139 @@ async def stream(client: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[floa
                 continue
             event = json.loads(line[6:])
             if event.get("usage"):
-                tokens = event["usage"]["completion_tokens"]
+                counted = event["usage"]["completion_tokens"]
             if event["choices"] and event["choices"][0].get("text"):
                 times.append(time.perf_counter())
-    return times[0] - started, [b - a for a, b in itertools.pairwise(times)], tokens
+    return times[0] - started, times, counted
 
 
-async def round_of(url: str, streams: int, arguments: argparse.Namespace, random_: random.Random) -> dict[str, float]:
-    async with httpx2.AsyncClient(base_url=url, timeout=600) as client:
-        bodies = [
-            {
-                "model": "model",
-                "prompt": prompt(random_, arguments.words),
-                "max_tokens": arguments.tokens,
-                "temperature": arguments.temperature,
-                "seed": random_.randrange(10**6),
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                "ignore_eos": True,
-                "cache_prompt": False,
-            }
-            for _ in range(streams)
+def gaps(*answers: list[float]) -> list[float]:
+    return sorted(later - earlier for times in answers for earlier, later in itertools.pairwise(times))
+
+
+def percentile(values: list[float], share: float) -> float:
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+async def grid_round(
+    url: str, prompts: Prompts, streams: int, length: int, tokens: int, temperature: float
+) -> dict[str, float]:
+    async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
+        asked = [
+            stream(client, prompts.new(length), tokens, prompts.seed, False, temperature) for _ in range(streams)
         ]
         started = time.perf_counter()
-        answers = await asyncio.gather(*(stream(client, body) for body in bodies))
+        answers = await asyncio.gather(*asked)
         elapsed = time.perf_counter() - started
-    gaps = sorted(gap for _, gaps, _ in answers for gap in gaps)
-    assert all(tokens == arguments.tokens for _, _, tokens in answers), [tokens for _, _, tokens in answers]
+    assert all(count == tokens for _, _, count in answers), [count for _, _, count in answers]
+    between = gaps(*(times for _, times, _ in answers))
     return {
-        "output tokens/s": sum(tokens for _, _, tokens in answers) / elapsed,
+        "output tokens/s": sum(count for _, _, count in answers) / elapsed,
         "TTFT p50 ms": 1e3 * statistics.median(first for first, _, _ in answers),
-        "inter-token p50 ms": 1e3 * statistics.median(gaps),
-        "inter-token p99 ms": 1e3 * gaps[int(len(gaps) * 0.99)],
+        "inter-token p50 ms": 1e3 * statistics.median(between),
+        "inter-token p99 ms": 1e3 * percentile(between, 0.99),
+    }
+
+
+async def prefix_round(url: str, prompts: Prompts, shared: list[int], streams: int) -> dict[str, float]:
+    """One request has been answered before with the same 400 tokens at its beginning."""
+    async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
+        await stream(client, prompts.new(len(shared) + 16, shared), 8, prompts.seed, True)
+        asked = [
+            stream(client, prompts.new(len(shared) + 16, shared), 16, prompts.seed, True) for _ in range(streams)
+        ]
+        answers = await asyncio.gather(*asked)
+    return {"TTFT p50 ms": 1e3 * statistics.median(first for first, _, _ in answers)}
+
+
+async def arrivals_round(url: str, prompts: Prompts, writers: int, arriving: int, length: int) -> dict[str, float]:
+    """``writers`` answers are being written; meanwhile ``arriving`` long prompts come, one after the other."""
+    async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
+        running = [
+            asyncio.create_task(stream(client, prompts.new(32), 300, prompts.seed, False)) for _ in range(writers)
+        ]
+        await asyncio.sleep(2)
+        firsts = []
+        for _ in range(arriving):
+            first, _, _ = await stream(client, prompts.new(length), 8, prompts.seed, False)
+            firsts.append(first)
+        answers = await asyncio.gather(*running)
+    between = gaps(*(times for _, times, _ in answers))
+    return {
+        "inter-token p50 ms": 1e3 * statistics.median(between),
+        "inter-token p99 ms": 1e3 * percentile(between, 0.99),
+        "longest gap ms": 1e3 * between[-1],
+        "TTFT of the long ones p50 ms": 1e3 * statistics.median(firsts),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--llama-server", required=True, type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--streams", default="1,4,8")
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--words", type=int, default=112, help="words of a prompt; 112 make about 127 tokens")
+    parser.add_argument("--parts", default="grid,prefix,arrivals")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--streams", default="1,4,8,16")
+    parser.add_argument("--lengths", default="32,512,2000", help="tokens of a prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    parts = arguments.parts.split(",")
 
-    port = common.free_port()
-    command = [str(arguments.llama_server), "-m", str(arguments.model), "--port", str(port), "--host", "127.0.0.1"]
-    command += ["-np", str(SLOTS), "-c", str(CONTEXT * SLOTS), "-t", str(arguments.threads), "--no-webui"]
+    def llama_server(port: int, *more: str) -> Any:
+        command = [str(arguments.llama_server), "-m", str(arguments.model), "--port", str(port), "--host", "127.0.0.1"]
+        command += ["-np", str(SLOTS), "-c", str(CONTEXT * SLOTS), "-t", str(arguments.threads), "--no-webui", *more]
+        return common.server(command, f"http://127.0.0.1:{port}/health")
+
     spec = {"model": "model", "settings": {"threads": arguments.threads, "context_tokens": CONTEXT, "sequences": SLOTS}}
-    random_ = random.Random(1)
     kept: dict[str, Any] = {}
-    with (
-        common.pilothouse(("model", spec), models={"model": f"file:{arguments.model.resolve()}"}) as ours,
-        common.server(command, f"http://127.0.0.1:{port}/health"),
-    ):
-        urls = {"pilothouse": ours, "llama-server": f"http://127.0.0.1:{port}"}
+    with contextlib.ExitStack() as stack:
+        models = {"model": f"file:{arguments.model.resolve()}"}
+        urls = {"pilothouse": stack.enter_context(common.pilothouse(("model", spec), models=models))}
+        peers = {"llama-server": ()}
+        if "prefix" in parts:
+            peers |= {"llama-server --swa-full": ("--swa-full",)}
+        for name, more in peers.items():
+            port = common.free_port()
+            stack.enter_context(llama_server(port, *more))
+            urls[name] = f"http://127.0.0.1:{port}"
+        prompts = Prompts(urls["llama-server"])
         print(common.machine())
-        for streams in map(int, arguments.streams.split(",")):
-            results = common.interleave(
-                {
-                    name: lambda url=url, n=streams: asyncio.run(round_of(url, n, arguments, random_))  # type: ignore[misc]
-                    for name, url in urls.items()
-                },
-                arguments.rounds,
+
+        def compare(title: str, names: list[str], measure: Callable[[str], Any]) -> None:
+            subjects = {name: lambda url=urls[name]: asyncio.run(measure(url)) for name in names}
+            kept[title] = common.interleave(subjects, arguments.rounds)
+            common.report(title, kept[title])
+            common.keep(arguments.json, kept)
+
+        both = ["pilothouse", "llama-server"]
+        if "grid" in parts:
+            for length, streams in itertools.product(
+                map(int, arguments.lengths.split(",")), map(int, arguments.streams.split(","))
+            ):
+                compare(
+                    f"{streams} stream(s), prompts of {length} tokens",
+                    both,
+                    lambda url, n=streams, k=length: grid_round(
+                        url, prompts, n, k, arguments.tokens, arguments.temperature
+                    ),
+                )
+        if "prefix" in parts:
+            for streams in (1, 8):
+                shared = prompts.new(400)
+                compare(
+                    f"{streams} request(s) that share 400 tokens",
+                    list(urls),
+                    lambda url, n=streams, s=shared: prefix_round(url, prompts, s, n),
+                )
+        if "arrivals" in parts:
+            compare(
+                "4 answers running while 4 prompts of 2,000 tokens arrive",
+                both,
+                lambda url: arrivals_round(url, prompts, 4, 4, 2000),
             )
-            kept[str(streams)] = results
-            common.report(f"{streams} stream(s), temperature {arguments.temperature}", results)
-    common.keep(arguments.json, kept)
 
 
 if __name__ == "__main__":
