@@ -1,6 +1,6 @@
 """Which engine on which device for a model: a pure ranking, with a reason for each candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: Memory beside the weights: buffers of the engine and of the process itself.
@@ -64,8 +64,10 @@ def rank(
     *,
     engine: str = "auto",
     device: str = "auto",
+    memory_bytes: Callable[[Device], int] | None = None,
 ) -> list[Candidate]:
     """Candidates, best first: usable before not, GPU before CPU, the runtime that came first before others.
+    ``memory_bytes`` is what the model takes on a device, where more is known than the size of its file.
 
     Until measurements exist the order is a preference, and each reason says that it is one. ``engine`` and
     ``device`` other than ``auto`` leave only what was asked for. Empty: no engine here knows the format.
@@ -74,7 +76,6 @@ def rank(
     if wanted is None:
         return []
     name, title = wanted
-    need = size_bytes + OVERHEAD_BYTES
     candidates = []
     for entry in installed:
         if entry.engine != name or engine not in ("auto", name, entry.runtime):
@@ -82,6 +83,7 @@ def rank(
         for place in devices:
             if device not in ("auto", place.name, place.kind):
                 continue
+            need = (memory_bytes(place) if memory_bytes else size_bytes) + OVERHEAD_BYTES
             if place.kind not in entry.devices:
                 why = entry.note or f"{title} {entry.version} in {entry.runtime} is built without {place.kind}"
                 candidates.append(Candidate(name, entry.runtime, place.name, False, why, need))

@@ -138,7 +138,7 @@ class Dataplane:
                 if event.finish_reason:
                     ended = True
                     metrics.prompt(prompt_tokens, cached)
-                    metrics.finished(now - arrived)
+                    metrics.finished(now - arrived, event.finish_reason)
                 yield event
         except TimeoutError:
             ended = True

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from app.errors import NotReady, PilothouseError, QueueFull
 from app.workers.client import WorkerClient
+from engines.protocol import SchedulerLoad
 
 #: Conversations whose replica is remembered.
 PREFIXES = 1024
@@ -34,6 +35,7 @@ class Pool:
     def __init__(self, slots: int, queue_limit: int):
         self._slots, self._queue_limit = slots, queue_limit
         self._replicas: list[WorkerClient] = []
+        self._counted: dict[WorkerClient, SchedulerLoad] = {}
         self._owners: dict[int, WorkerClient] = {}
         self._available = asyncio.Event()
         self._closed: PilothouseError | None = None
@@ -58,6 +60,26 @@ class Pool:
     def kv_used(self) -> float:
         return max((replica.load.kv_used for replica in self._replicas), default=0.0)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of computed prefixes that are kept outside the KV cells."""
+        return sum(replica.load.cache_bytes for replica in self._replicas)
+
+    def counted(self) -> tuple[int, int, int]:
+        """Preempted sequences, drafted and accepted tokens of all replicas since the last call."""
+        sums = (0, 0, 0)
+        for replica in self._replicas:
+            load, before = replica.load, self._counted.get(replica, SchedulerLoad())
+            # A worker counts from its start and never down: a lower number is of one that has just been lost.
+            if load.preempted >= before.preempted and load.drafted >= before.drafted:
+                sums = (
+                    sums[0] + load.preempted - before.preempted,
+                    sums[1] + load.drafted - before.drafted,
+                    sums[2] + load.accepted - before.accepted,
+                )
+                self._counted[replica] = load
+        return sums
+
     def join(self, client: WorkerClient) -> None:
         self._replicas.append(client)
         self._available.set()
@@ -65,6 +87,7 @@ class Pool:
     def leave(self, client: WorkerClient) -> None:
         if client in self._replicas:
             self._replicas.remove(client)
+        self._counted.pop(client, None)
 
     def close(self, error: PilothouseError) -> None:
         """Refuse what has no replica yet, and what comes; what runs is answered."""

@@ -123,26 +123,26 @@ OPTIONS: dict[str, Option] = {
     "step_tokens": Number(None, 2, 1 << 16, "Tokens of a step while answers are being written.", LANGUAGE),
     "batch_tokens": Number(None, 2, 1 << 16, "Tokens of a step while there are only prompts to read.", LANGUAGE),
     "gpu_layers": Number(-1, -1, 1 << 16, "Layers of the model that a GPU holds; -1 is all of them.", LANGUAGE),
-    "main_gpu": Number(None, 0, 63, "The GPU for what is not split; by default the device decided on.", LANGUAGE),
-    "draft_tokens": Number(None, 1, 64, "Tokens that are guessed ahead at most, with speculative.", LANGUAGE),
+    "main_gpu": Number(-1, -1, 63, "The GPU for what is not split; -1 is the device that was decided on.", LANGUAGE),
+    "draft_tokens": Number(8, 1, 64, "Tokens that are guessed ahead at most, with speculative.", LANGUAGE),
     "prefix_cache_mb": Number(
-        None, 0, 1 << 24, "Host memory in MiB for computed prefixes that have left the key-value memory.", LANGUAGE
+        1024, 0, 1 << 24, "Host memory in MiB for computed prefixes that have left the key-value memory.", LANGUAGE
     ),
     "prefix_disk_mb": Number(
-        None, 0, 1 << 24, "Disk in MiB for prefixes that survive the end of a worker; 0 keeps nothing.", LANGUAGE
+        1024, 0, 1 << 24, "Disk in MiB for prefixes that survive the end of a worker; 0 keeps nothing.", LANGUAGE
     ),
     "cache_type_k": Choice("f16", CACHE_TYPES, "Element type of the keys in key-value memory."),
     "cache_type_v": Choice("f16", CACHE_TYPES, "Element type of the values; quantised ones need flash attention."),
     "flash_attention": Choice("auto", ("auto", "on", "off"), "Attention without its matrix in memory."),
-    "split_mode": Choice(None, ("none", "layer", "row"), "How a model is split over several GPUs."),
+    "split_mode": Choice("none", ("none", "layer", "row"), "How a model is split over several GPUs."),
     "tensor_split": Shares(None, "Share of the model for each GPU; by default by their free memory."),
     "speculative": Choice(
-        None,
+        "off",
         ("off", "ngram", "draft"),
-        "Guess tokens ahead: from the text so far, or with the draft model, which is the default where one is given.",
+        "Guess tokens ahead: from the text so far, or with the draft model (the default where there is one).",
     ),
     "pooling": Choice(None, ("mean", "cls", "last", "rank"), "How token embeddings become one; by default the file's."),
-    "swa_full": Flag(None, "Keep all of the context for sliding-window layers, so that any prefix can be reused."),
+    "swa_full": Flag(True, "Keep all of the context for sliding-window layers, so that any prefix can be reused."),
 }
 
 

@@ -1,6 +1,8 @@
 """Where a model runs: a pure decision, stored with the deployment and shown to the user as a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from app.errors import EngineUnavailable, InsufficientMemory, InvalidInput
 from app.schema.manage import Candidate, Decision, Hardware
@@ -9,6 +11,48 @@ from engines.selection import Device, Installed
 
 #: engine -> the runtime that brings it on the CPU, and with CUDA
 RUNTIMES = {"onnxruntime": ("onnxruntime-cpu", "onnxruntime-cuda"), "llamacpp": ("llamacpp-cpu", "llamacpp-cuda")}
+
+#: Bytes of one value in key-value memory: ggml's block sizes, of 32 values.
+_CELL_BYTES = {
+    "f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "q5_0": 22 / 32,
+    "q5_1": 24 / 32, "iq4_nl": 18 / 32,
+}  # fmt: skip
+#: What llama.cpp deployments do where nothing is set (`engines.llamacpp.settings`, which the app may not import).
+SEQUENCES, CONTEXT_TOKENS, LEAST_CONTEXT_TOKENS, KV_SHARE = 8, 4096, 512, 0.5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file that is loaded: the model, or a part of it. ``metadata`` as `app.registry.formats` tells it."""
+
+    size_bytes: int
+    metadata: Mapping[str, Any]
+
+
+def memory_bytes(pieces: Sequence[Piece], settings: Mapping[str, Any], place: Device) -> int:
+    """An estimate of what a deployment takes on ``place``: weights, and the key-value memory of all sequences (for
+    every layer as for one that attends to all of the context: sliding windows may take less)."""
+    need = sum(piece.size_bytes + _kv_bytes(piece.metadata, settings, place.free_bytes) for piece in pieces)
+    layers, on_gpu = pieces[0].metadata.get("layers"), settings.get("gpu_layers", -1)
+    if place.kind != "cpu" and layers and 0 <= on_gpu <= layers:
+        need = need * on_gpu // (layers + 1)  # the output counts as one more
+    return need
+
+
+def _kv_bytes(metadata: Mapping[str, Any], settings: Mapping[str, Any], free_bytes: int | None) -> int:
+    keys, values = metadata.get("kv_values_per_token") or (0, 0)
+    cell_bytes = keys * _CELL_BYTES[settings.get("cache_type_k", "f16")]
+    cell_bytes += values * _CELL_BYTES[settings.get("cache_type_v", "f16")]
+    if kv_tokens := settings.get("kv_tokens"):
+        return int(kv_tokens * cell_bytes)
+    sequence_bytes = settings.get("sequences", SEQUENCES) * cell_bytes
+    trained = metadata.get("context_tokens") or CONTEXT_TOKENS
+    if context := settings.get("context_tokens"):
+        return int(min(context, trained) * sequence_bytes)
+    context = CONTEXT_TOKENS
+    while free_bytes and context > LEAST_CONTEXT_TOKENS and context * sequence_bytes > free_bytes * KV_SHARE:
+        context //= 2
+    return int(min(context, trained) * sequence_bytes)
 
 
 def devices(hardware: Hardware) -> list[Device]:
@@ -27,14 +71,15 @@ def devices(hardware: Hardware) -> list[Device]:
 
 def decide(
     model_format: str,
-    size_bytes: int,
+    pieces: Sequence[Piece],
+    settings: Mapping[str, Any],
     installed: Sequence[Installed],
     hardware: Hardware,
     *,
     engine: str,
     device: str,
 ) -> tuple[Decision, selection.Candidate]:
-    """The decision and the candidate it chose.
+    """The decision for a model of ``pieces``, itself the first, and the candidate that was chosen.
 
     Raises `InvalidInput` for an engine or device that cannot be, `EngineUnavailable` (``details.runtime`` names what
     to install) or `InsufficientMemory`.
@@ -52,7 +97,15 @@ def decide(
     if device != "auto" and not any(device in (place.name, place.kind) for place in places):
         there = ", ".join(place.name for place in places)
         raise InvalidInput(f"there is no device {device!r}", hint=f"this machine has: {there}", field="device")
-    ranked = selection.rank(model_format, size_bytes, installed, places, engine=engine, device=device)
+    ranked = selection.rank(
+        model_format,
+        pieces[0].size_bytes,
+        installed,
+        places,
+        engine=engine,
+        device=device,
+        memory_bytes=lambda place: memory_bytes(pieces, settings, place),
+    )
     chosen = next((candidate for candidate in ranked if candidate.usable), None)
     if chosen is None:
         raise _nothing(name, title, engine, device, ranked)
@@ -83,7 +136,9 @@ def _nothing(
         )
     reasons = "; ".join(dict.fromkeys(candidate.reason for candidate in ranked))
     if any("needs about" in candidate.reason for candidate in ranked):
-        return InsufficientMemory(reasons, hint="close other programs, or choose a smaller quantisation")
+        return InsufficientMemory(
+            reasons, hint="close other programs, choose a smaller quantisation, or lower context_tokens or sequences"
+        )
     return EngineUnavailable(
         reasons, hint=f"pilothouse runtime install {runtime}", details={"runtime": runtime} if wants_cuda else {}
     )

@@ -12,15 +12,15 @@ from app.clock import timestamp
 from app.dataplane.dataplane import Dataplane
 from app.dataplane.routing import Target
 from app.db import Store
-from app.deployments import lifecycle, options, placement
+from app.deployments import lifecycle, options, parts, placement
 from app.deployments.serving import Serving
 from app.errors import Conflict, EngineUnavailable, InvalidInput, NotFound, NotReady, PilothouseError
 from app.events import Bus
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
-from app.registry.names import check_name
+from app.registry.names import check_name, split_reference
 from app.registry.registry import Registry
-from app.schema.manage import Decision, Deployment, DeploymentSpec, Problem, TensorMetadata
+from app.schema.manage import Decision, Deployment, DeploymentSpec, Problem, TensorMetadata, Version
 from app.settings import Settings
 from app.workers.probe import Prober
 from app.workers.runtimes import Interpreter, Runtimes
@@ -84,10 +84,12 @@ class Reconciler:
         return any(serving.plan.interpreter.runtime == runtime for serving in self._serving.values())
 
     def uses_model(self, name: str, version: int | None = None) -> str | None:
-        """A route that is declared on this model, or `None`."""
+        """A route that is declared on this model, or on it as an adapter, projector or draft; or `None`."""
         for deployment in self._deployments.values():
-            if deployment.model == name and version in (None, deployment.version):
-                return deployment.route
+            for reference in (f"{deployment.model}@{deployment.version}", *parts.references(deployment.spec)):
+                used, number = split_reference(reference)
+                if used == name and version in (None, number):
+                    return deployment.route
         return None
 
     # --- changing -------------------------------------------------------------------------------------
@@ -118,6 +120,7 @@ class Reconciler:
         spec = msgspec.structs.replace(
             spec, model=model.name, version=version.version, settings=options.check(spec.settings, engine)
         )
+        spec = parts.check(self._registry, spec, version)
         async with self._locks.setdefault(route, asyncio.Lock()):
             before = self._deployments.get(route)
             if before is not None and temporary and not before.temporary:
@@ -241,7 +244,8 @@ class Reconciler:
             engine = ENGINES.get(version.format, ("", ""))[0]
             decision, candidate = placement.decide(
                 version.format,
-                version.size_bytes,
+                self._pieces(spec, version),
+                spec.settings,
                 await self._prober.installed(engine),
                 await self._sampler.machine(),
                 engine=spec.engine,
@@ -252,15 +256,32 @@ class Reconciler:
             )
             found = interpreter, candidate.engine, candidate.device, decision
         interpreter, engine, device, decision = found
+        settings = {key: value for key, value in spec.settings.items() if key != "threads"}
+        if spec.draft:
+            settings.setdefault("speculative", "draft")
         load = Load(
             engine=engine,
             path=str(path),
             device=device,
             threads=int(spec.settings.get("threads", 0)),
-            settings={key: value for key, value in spec.settings.items() if key != "threads"},
+            settings=settings,
+            files=parts.files(self._registry, spec),
+            cache_folder=await self._cache_folder(spec, version),
         )
         plan = Plan(interpreter, load, self._settings.start_timeout_s, self._settings.max_restarts)
         return plan, decision
+
+    def _pieces(self, spec: DeploymentSpec, version: Version) -> list[placement.Piece]:
+        found = [version, *(self._registry.resolve(reference)[1] for reference in parts.references(spec))]
+        return [placement.Piece(entry.size_bytes, entry.metadata) for entry in found]
+
+    async def _cache_folder(self, spec: DeploymentSpec, version: Version) -> str:
+        """Where a language model's workers may leave computed prefixes; empty: nowhere."""
+        if version.format == "onnx" or spec.settings.get("prefix_disk_mb") == 0:
+            return ""
+        folder = self._registry.prefixes(version)
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        return str(folder)
 
     def _remembered(self, deployment: Deployment) -> tuple[Interpreter, str, str, Decision] | None:
         """The stored decision, as long as its runtime is still here: a restart needs no new probe."""
@@ -340,7 +361,12 @@ class Reconciler:
             if ready.language is not None:
                 deployment.context_tokens = ready.language.context_tokens
                 deployment.sequences = ready.language.sequences
+                deployment.trained_context_tokens = ready.language.trained_context or None
                 deployment.chat_template = ready.language.chat_template
+                deployment.capabilities = ready.language.capabilities
+                deployment.adapters = ready.language.adapters
+                deployment.pooling = ready.language.pooling or None
+                deployment.embedding_length = ready.language.embedding_length or None
         self._bus.publish("deployment", route, msgspec.structs.replace(deployment))
         self._publish()
 

@@ -113,7 +113,9 @@ class Serving:
             assert queue is not None
             self._metrics.queue_depth, self._metrics.in_flight = queue.depth, queue.in_flight
         if self.pool is not None and self._metrics is not None:
-            self._metrics.scheduler(self.pool.running, self.pool.depth, self.pool.kv_used)
+            pool = self.pool
+            self._metrics.scheduler(pool.running, pool.depth, pool.kv_used, pool.cache_bytes)
+            self._metrics.stepped(*pool.counted())
 
     @property
     def memory_bytes(self) -> int | None:

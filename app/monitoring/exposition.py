@@ -145,9 +145,20 @@ def _language_models(page: _Page, routes: list[RouteMetrics]) -> None:
     family("vllm:prefix_cache_hits", "counter", "Prompt tokens found in the prefix cache", "cached_tokens")
     family("vllm:prompt_tokens_total", "counter", "Number of prompt tokens", "prompt_tokens")
     family("vllm:generation_tokens_total", "counter", "Number of generated tokens", "generated_tokens")
+    ends = [(labels(route) | {"finished_reason": reason}, n) for route in routes for reason, n in _ends(route)]
+    page.family("vllm:request_success_total", "counter", "Requests that ended, by reason", ends)
+    family("vllm:num_preemptions_total", "counter", "Sequences sent back to the queue", "preempted")
+    family("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed ahead", "drafted")
+    family("vllm:spec_decode_num_accepted_tokens_total", "counter", "Of them, those that were right", "accepted")
     histogram("vllm:time_to_first_token_seconds", "Time to first token", FIRST_TOKEN_S, "time_to_first_token")
     histogram("vllm:inter_token_latency_seconds", "Time between tokens", INTER_TOKEN_S, "inter_token")
     histogram("vllm:e2e_request_latency_seconds", "End-to-end request latency", ANSWER_S, "latency")
+
+
+def _ends(route: RouteMetrics) -> list[tuple[str, int]]:
+    """How requests ended, in vLLM's words; one that was refused never began."""
+    failures = route.failures
+    return [*route.finish_reasons.items(), ("abort", failures["CANCELED"]), ("error", failures["BACKEND"])]
 
 
 def _own(page: _Page, routes: list[RouteMetrics], station: Station) -> None:
@@ -174,6 +185,15 @@ def _own(page: _Page, routes: list[RouteMetrics], station: Station) -> None:
     page.family("pilothouse_requests_in_flight", "gauge", "Requests in an engine", in_flight)
     latency = [(labels(route), route.latency) for route in routes]
     page.histogram("pilothouse_request_latency_seconds", "From arrival to the whole answer", LATENCY_S, latency)
+    language = [route for route in routes if route.kind == "language"]
+    for name, kind, help_text, read in (
+        ("prefix_cache_bytes", "gauge", "Computed prefixes kept outside the KV cache", "prefix_cache_bytes"),
+        ("preemptions_total", "counter", "Sequences sent back to the queue", "preempted"),
+        ("draft_tokens_total", "counter", "Tokens guessed ahead", "drafted"),
+        ("draft_accepted_tokens_total", "counter", "Of them, those that were right", "accepted"),
+    ):
+        values = [(labels(route), getattr(route, read)) for route in language]
+        page.family(f"pilothouse_{name}", kind, help_text, values)
     confident = [route for route in routes if route.confidence_count]
     means = [(labels(route), route.confidence_sum / route.confidence_count) for route in confident]
     page.family("pilothouse_confidence_mean", "gauge", "Mean confidence of the top class", means)

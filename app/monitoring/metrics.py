@@ -8,16 +8,18 @@ from app.monitoring.sketch import Sketch
 Kind = Literal["tensor", "language"]
 #: Why a request failed, in Triton's words.
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+#: Why an answer of a language model is complete, in vLLM's words.
+FINISH_REASONS = ("stop", "length")
 
 
 class RouteMetrics:
     """Counters since the deployment started, and gauges. Seconds everywhere; a call costs about a microsecond."""
 
     __slots__ = (
-        "batch_rows", "batches", "cached_tokens", "compute_s", "confidence_count", "confidence_sum", "duration_s",
-        "engine", "failures", "generated_tokens", "in_flight", "inter_token", "kind", "kv_used", "latency", "model",
-        "name", "prompt_tokens", "queue_depth", "queue_s", "running", "succeeded", "time_to_first_token", "version",
-        "waiting",
+        "accepted", "batch_rows", "batches", "cached_tokens", "compute_s", "confidence_count", "confidence_sum",
+        "drafted", "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight", "inter_token",
+        "kind", "kv_used", "latency", "model", "name", "preempted", "prefix_cache_bytes", "prompt_tokens",
+        "queue_depth", "queue_s", "running", "succeeded", "time_to_first_token", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
@@ -30,12 +32,15 @@ class RouteMetrics:
         self.batches = self.batch_rows = 0
         self.confidence_sum, self.confidence_count = 0.0, 0
         self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
+        self.finish_reasons: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
+        self.preempted = self.drafted = self.accepted = 0
         self.time_to_first_token = Sketch()
         self.inter_token = Sketch()
         # gauges
         self.queue_depth = self.in_flight = 0
         self.running = self.waiting = 0
         self.kv_used = 0.0
+        self.prefix_cache_bytes = 0
 
     def blank(self) -> "RouteMetrics":
         """The same route before anything was counted."""
@@ -82,15 +87,24 @@ class RouteMetrics:
         if seconds_since_previous > 0 and count > 0:
             self.inter_token.add(seconds_since_previous / count, count)
 
-    def finished(self, total_s: float) -> None:
-        """One answer of a language model is complete."""
+    def finished(self, total_s: float, reason: str = "stop") -> None:
+        """One answer of a language model is complete; any ``reason`` but ``length`` is that the model stopped."""
+        self.finish_reasons["length" if reason == "length" else "stop"] += 1
         self.succeeded += 1
         self.duration_s += total_s
         self.latency.add(total_s)
 
-    def scheduler(self, running: int, waiting: int, kv_used: float) -> None:
-        """Gauges after a step: sequences, and the share of the KV cells in use (0 to 1)."""
+    def scheduler(self, running: int, waiting: int, kv_used: float, prefix_cache_bytes: int = 0) -> None:
+        """Gauges after a step: sequences, the share of the KV cells in use (0 to 1), and the size of the computed
+        prefixes that are kept outside them."""
         self.running, self.waiting, self.kv_used = running, waiting, kv_used
+        self.prefix_cache_bytes = prefix_cache_bytes
+
+    def stepped(self, preempted: int, drafted: int, accepted: int) -> None:
+        """Since the last call: sequences sent back to the queue, tokens guessed ahead, and those that were right."""
+        self.preempted += preempted
+        self.drafted += drafted
+        self.accepted += accepted
 
 
 class Metrics:

@@ -39,6 +39,7 @@ class _Snapshot:
         self.batches, self.batch_rows = route.batches, route.batch_rows
         self.confidence_sum, self.confidence_count = route.confidence_sum, route.confidence_count
         self.prompt_tokens, self.generated_tokens = route.prompt_tokens, route.generated_tokens
+        self.cached_tokens, self.drafted, self.accepted = route.cached_tokens, route.drafted, route.accepted
         # An idle route costs no copies.
         self.latency: Sketch = _copy(route.latency, before.latency if before else None)
         self.first_token: Sketch = _copy(route.time_to_first_token, before.first_token if before else None)
@@ -88,7 +89,11 @@ def route_sample(
         sample.prompt_tokens_per_s = (now.prompt_tokens - last.prompt_tokens) / elapsed_s
         sample.ttft_p50_ms = _ms(now.first_token.since(oldest.first_token).quantile(0.50))
         sample.itl_p50_ms = _ms(now.inter_token.since(oldest.inter_token).quantile(0.50))
-        sample.kv_used = route.kv_used
+        sample.kv_used, sample.prefix_cache_bytes = route.kv_used, route.prefix_cache_bytes
+        if prompted := now.prompt_tokens - oldest.prompt_tokens:
+            sample.prefix_hit_rate = (now.cached_tokens - oldest.cached_tokens) / prompted
+        if drafted := now.drafted - oldest.drafted:
+            sample.draft_acceptance = (now.accepted - oldest.accepted) / drafted
     return sample
 
 

@@ -169,7 +169,7 @@ class WorkerClient(asyncio.Protocol):
             self._asked.pop(number, None)
 
     async def unload(self) -> Unloaded:
-        """Let the worker save what the next load would compute again. Raises `ReplicaLost`."""
+        """Let the worker save what the next load would compute again. Raises `ReplicaLost`, `EngineFailed`."""
         self.send(Unload())
         self._unloaded = asyncio.get_running_loop().create_future()
         return await self._unloaded
@@ -236,6 +236,8 @@ class WorkerClient(asyncio.Protocol):
             self._on_control(message)
 
     def _reject(self, number: int, error: PilothouseError) -> None:
+        if number == 0 and self._unloaded is not None and not self._unloaded.done():  # no request has this number
+            self._unloaded.set_exception(error)
         if (done := self._batches.pop(number, None)) is not None:
             done(error)
         asked = self._asked.get(number)

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from typing import Any
 
-from app.errors import EngineFailed
+from app.errors import EngineFailed, PilothouseError
 from app.schema.manage import Problem
 from app.workers.client import WorkerClient
 from app.workers.runtimes import Interpreter
@@ -20,6 +20,8 @@ from engines.protocol import Failed, Hello, Load, Ready
 
 log = logging.getLogger(__name__)
 
+#: Longest time for a language model to save what its next start would compute again.
+UNLOAD_S = 10.0
 #: Lines of standard error kept of each worker.
 STDERR_LINES = 60
 
@@ -176,11 +178,26 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
+    async def _unload(self) -> None:
+        if self.client is None or self.ready is None or self.ready.language is None:
+            return
+        try:
+            async with asyncio.timeout(UNLOAD_S):
+                unloaded = await self.client.unload()
+        except TimeoutError:
+            log.warning("worker %s did not save its prefixes within %.0f s", self.pid, UNLOAD_S)
+        except PilothouseError as error:  # it is gone, or could not write: nothing that would hold up its end
+            log.info("worker %s saved no prefixes: %s", self.pid, error.message)
+        else:
+            log.info("worker %s saved %d bytes of prefixes", self.pid, unloaded.saved_bytes)
+
     async def stop(self, grace_s: float = 3.0) -> None:
-        """Close its standard input, which is the order to exit; kill it if it does not within ``grace_s``."""
+        """Let a language model save its prefixes (within `UNLOAD_S`), then close its standard input, which is the
+        order to exit; kill it if it does not within ``grace_s``."""
         process = self._process
         if process is None:
             return
+        await self._unload()
         if process.stdin is not None:
             process.stdin.close()
         try:
