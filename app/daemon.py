@@ -16,11 +16,14 @@ from filelock import FileLock, Timeout
 
 import app
 from app.api import http
+from app.api.anthropic import Anthropic
+from app.api.images import Images
 from app.api.kserve import Kserve
 from app.api.manage import Manage
 from app.api.openai import OpenAI
 from app.api.server import Server
 from app.api.station import Station
+from app.api.tokens import TokenTools
 from app.api.transport import Protocol
 from app.clock import timestamp
 from app.dataplane.dataplane import Dataplane
@@ -101,6 +104,8 @@ class House:
         station = Station(self.metrics, self.sampler, self.reconciler, self.jobs, lambda: self.routes)
         self.routes: list[http.Route] = [
             *OpenAI(self.dataplane).routes(),
+            *Anthropic(self.dataplane, Images(settings.allow_remote_images)).routes(),
+            *TokenTools(self.dataplane).routes(),
             *Kserve(self.dataplane).routes(),
             *manage.routes(),
             *station.routes(),

@@ -15,6 +15,8 @@ _OPENAI_TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
 }
+#: Paths of llama-server's, which speaks OpenAI's envelope everywhere.
+_LLAMA_SERVER = ("/tokenize", "/detokenize", "/apply-template")
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -44,7 +46,7 @@ def render(error: Exception, path: str) -> Response:
         body = {"type": "error", "error": {"type": kind, "message": text}}
     elif path == "/api" or path.startswith("/api/"):
         body = {"error": text}
-    elif path.startswith("/v1/"):
+    elif path.startswith("/v1/") or path in _LLAMA_SERVER:
         kind = _OPENAI_TYPES.get(status, "server_error")
         body = {"error": {"message": text, "type": kind, "code": error.code, "param": error.field or None}}
     elif path.startswith("/v2"):

@@ -33,6 +33,8 @@ class Server:
         given = request.header(b"x-request-id")
         request.id = given.decode("latin-1")[:_TOO_LONG] if given else f"{self._prefix}-{next(self._numbers)}"
         extra: list[tuple[bytes, bytes]] = [(b"x-request-id", request.id.encode("latin-1"))]
+        if request.path.startswith("/v1/messages"):
+            extra.append((b"request-id", extra[0][1]))  # as Anthropic's clients read it
         try:
             if request.method == "OPTIONS" and request.header(b"access-control-request-method"):
                 extra += self._guard.check(request, "open")
