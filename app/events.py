@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from app.schema.manage import Change, Kind, Snapshot
@@ -55,6 +56,16 @@ class Bus:
                     await waker.wait()
         finally:
             self._wakers.discard(waker)
+
+    async def watch(self, kind: Kind, key: str) -> AsyncGenerator[Any, None]:
+        """The state of one thing now (`None`: there is none), then each new one, for ever. A slow reader may miss
+        some, never the last."""
+        async with aclosing(self.subscribe()) as changes:
+            async for _, change in changes:
+                if isinstance(change, Snapshot):
+                    yield change.state.get(kind, {}).get(key)
+                elif (change.kind, change.key) == (kind, key):
+                    yield change.value
 
     def _knows(self, number: int) -> bool:
         """Whether every change after ``number`` is still in the history."""
