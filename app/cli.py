@@ -232,6 +232,15 @@ def _segment(name: str) -> str:
 @click.option("--route", help="The name under which it is served; NAME by default.")
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, llamacpp, …")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="A deployment setting; repeatable.")
+@click.option(
+    "--adapter",
+    "adapters",
+    metavar="NAME=MODEL",
+    multiple=True,
+    help="A LoRA adapter that requests may choose as ROUTE:NAME; repeatable.",
+)
+@click.option("--projector", metavar="MODEL", help="What lets the model see images; by default what came with it.")
+@click.option("--draft", metavar="MODEL", help="A smaller model that guesses tokens ahead.")
 @click.option("--no-install", is_flag=True, help="Fail rather than install a runtime that is missing.")
 @click.option("--detach", is_flag=True, help="Do not wait: returns the job or the deployment.")
 @common
@@ -242,6 +251,9 @@ def deploy(
     route: str | None,
     engine: str,
     assignments: tuple[str, ...],
+    adapters: tuple[str, ...],
+    projector: str | None,
+    draft: str | None,
     no_install: bool,
     detach: bool,
 ) -> None:
@@ -250,6 +262,9 @@ def deploy(
 
     name, version = _name_and_version(model)
     spec: dict[str, Any] = {"model": name, "version": version, "engine": engine}
+    if adapters:
+        spec["adapters"] = dict(_pair(text, "NAME=MODEL", "--adapter") for text in adapters)
+    spec.update({key: value for key, value in (("projector", projector), ("draft", draft)) if value is not None})
     for key, value in map(_assignment, assignments):
         if key in ("device", "replicas"):
             spec[key] = value
@@ -266,11 +281,16 @@ def deploy(
         session.emit(result, _deployed(session, result))
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    """``KEY=VALUE``, the value as JSON where it is JSON, else as text."""
+def _pair(text: str, form: str, option: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+        raise click.BadParameter(f"{text!r} is not {form}", param_hint=option)
+    return key, value
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``, the value as JSON where it is JSON, else as text."""
+    key, value = _pair(text, "KEY=VALUE", "--set")
     try:
         return key, json.loads(value)
     except ValueError:
@@ -278,6 +298,8 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _deployed(session: Session, deployment: dict[str, Any]) -> str:
+    from app.commands import status
+
     engine = " ".join(filter(None, (deployment.get("engine"), deployment.get("engine_version"))))
     lines = [
         f"{deployment['route']} is {deployment['state']}: {deployment['model']}@{deployment['version']}"
@@ -285,9 +307,19 @@ def _deployed(session: Session, deployment: dict[str, Any]) -> str:
     ]
     if decision := deployment.get("decision"):
         lines.append(f"  why   {decision['reason']}")
+    if about := status.language(deployment):
+        lines.append(f"  is    {about}")
     lines += [f"  note  {note}" for note in deployment.get("notes", ())]
-    path = "/v1/chat/completions" if deployment.get("context_tokens") else f"/v2/models/{deployment['route']}/infer"
-    return "\n".join([*lines, f"  POST  {session.client.url}{path}"])
+    return "\n".join([*lines, f"  POST  {session.client.url}{_path(deployment)}"])
+
+
+def _path(deployment: dict[str, Any]) -> str:
+    """Where to ask it."""
+    if not deployment.get("context_tokens"):
+        return f"/v2/models/{deployment['route']}/infer"
+    paths = {"completion": "/v1/chat/completions", "embedding": "/v1/embeddings", "rerank": "/v1/rerank"}
+    capabilities = deployment.get("capabilities", ())
+    return next((path for word, path in paths.items() if word in capabilities), "/v1/chat/completions")
 
 
 @main.command()
@@ -316,16 +348,31 @@ def status(session: Session) -> None:
     "--sample", type=click.IntRange(min=0), metavar="N", help="The model's held-out example N instead of INPUT."
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer of a language model.")
+@click.option("--system", metavar="TEXT", help="What a language model is told before the prompt.")
+@click.option(
+    "--image", "images", type=click.Path(path_type=Path), multiple=True, help="An image to ask about; repeatable."
+)
+@click.option("--json-schema", type=click.Path(path_type=Path), help="A file with the schema of the answer.")
 @common
-def run(session: Session, route: str, input: str | None, sample: int | None, max_tokens: int | None) -> None:
-    """One prediction, or a chat.
+def run(
+    session: Session,
+    *,
+    route: str,
+    input: str | None,
+    sample: int | None,
+    max_tokens: int | None,
+    system: str | None,
+    images: tuple[Path, ...],
+    json_schema: Path | None,
+) -> None:
+    """One prediction, a chat, or an embedding.
 
     For a language model INPUT is the prompt; without it, standard input, or a conversation at a terminal. For a
     tensor model INPUT is a .npy file, a JSON file or JSON.
     """
-    from app.commands.run import run
+    from app.commands.run import Talk, run
 
-    run(session, route, input, sample=sample, max_tokens=max_tokens)
+    run(session, route, input, sample=sample, talk=Talk(system, images, json_schema, max_tokens))
 
 
 @main.command()

@@ -173,12 +173,22 @@ class Client:
                 yield data["value"]
 
     def stream_chat(
-        self, route: str, messages: list[dict[str, str]], *, usage: dict[str, Any] | None = None, **options: Any
+        self,
+        route: str,
+        messages: list[dict[str, Any]],
+        *,
+        usage: dict[str, Any] | None = None,
+        on_reasoning: Callable[[str], None] = lambda _: None,
+        **options: Any,
     ) -> Iterator[str]:
-        """The answer, piece by piece. What the server counted is put into ``usage`` when the stream ends."""
+        """The answer, piece by piece; ``on_reasoning`` hears what the model thinks before it. What the server counted
+        is put into ``usage`` when the stream ends."""
         body = {"model": route, "messages": messages, **options}
         for choice in self._choices("/v1/chat/completions", body, usage):
-            if text := choice.get("delta", {}).get("content"):
+            delta = choice.get("delta", {})
+            if thought := delta.get("reasoning_content"):
+                on_reasoning(thought)
+            if text := delta.get("content"):
                 yield text
 
     def _choices(self, path: str, body: dict[str, Any], usage: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -11,11 +11,12 @@ def deploy(session: Session, route: str, spec: dict[str, Any], *, install: bool,
 
     Raises `ClientError`.
     """
-    if job := missing_model(session, spec["model"]):
-        if detach:
-            return job
-        session.say(f"{spec['model']} is not here yet: pulling it")
-        session.follow(job)
+    for name in needed(spec):
+        if job := missing_model(session, name):
+            if detach:
+                return job
+            session.say(f"{name} is not here yet: pulling it")
+            session.follow(job)
     try:
         return _put(session, route, spec, detach)
     except ClientError as error:
@@ -28,6 +29,13 @@ def deploy(session: Session, route: str, spec: dict[str, Any], *, install: bool,
         session.say(f"{route} needs the runtime {runtime}: installing it")
         session.follow(job)
         return _put(session, route, spec, detach)
+
+
+def needed(spec: dict[str, Any]) -> list[str]:
+    """Names of the models that a deployment is made of, itself the first."""
+    references = [*spec.get("adapters", {}).values(), spec.get("projector"), spec.get("draft")]
+    names = [spec["model"], *(reference.partition("@")[0] for reference in references if reference)]
+    return list(dict.fromkeys(names))
 
 
 def missing_model(session: Session, name: str) -> dict[str, Any] | None:

@@ -1,6 +1,12 @@
 """`pilothouse run`: one prediction of a tensor model, or a chat with a language model."""
 
+import base64
+import json
+import mimetypes
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,17 +17,38 @@ from app.commands.session import Session
 from app.errors import InvalidInput
 
 BAR_CELLS = 20
+#: Values of an embedding that are shown.
+FIRST_VALUES = 8
 
 
-def run(session: Session, route: str, given: str | None, *, sample: int | None, max_tokens: int | None) -> None:
+@dataclass(frozen=True)
+class Talk:
+    """How to ask a language model: the options of the command that only such a model takes."""
+
+    system: str | None = None
+    images: Sequence[Path] = ()
+    json_schema: Path | None = None
+    max_tokens: int | None = None
+
+
+def run(session: Session, route: str, given: str | None, *, sample: int | None, talk: Talk) -> None:
     """Ask ``route`` and print its answer. Raises `ClientError`, `InvalidInput`."""
     deployment = find(session, route)
-    if is_language(deployment):
-        if sample is not None:
-            raise InvalidInput(f"{route} is a language model: it has no examples", hint="give a prompt")
-        _chat(session, route, given, {"max_tokens": max_tokens} if max_tokens else {})
-    else:
+    if not is_language(deployment):
         _predict(session, deployment, given, sample)
+        return
+    if sample is not None:
+        raise InvalidInput(f"{route} is a language model: it has no examples", hint="give a prompt")
+    capabilities = deployment.get("capabilities") or ["completion"]
+    if "completion" in capabilities:
+        chat(session, deployment, given, talk)
+    elif "embedding" in capabilities:
+        _embed(session, route, _prompt(given))
+    else:
+        raise InvalidInput(
+            f"{route} ranks documents and writes no text",
+            hint=f'POST {session.client.url}/v1/rerank {{"model": "{route}", "query": "…", "documents": ["…"]}}',
+        )
 
 
 def find(session: Session, route: str) -> dict[str, Any]:
@@ -104,14 +131,37 @@ def _in_words(answer: dict[str, Any], rows: list[list[tuple[str, float]]] | None
 # --- language ------------------------------------------------------------------------------------------
 
 
-def _chat(session: Session, route: str, given: str | None, options: dict[str, Any]) -> None:
-    if given is None and sys.stdin.isatty() and not session.as_json:
-        _conversation(session, route, options)
-        return
+def _prompt(given: str | None) -> str:
     prompt = given if given is not None else sys.stdin.read()
     if not prompt.strip():
         raise InvalidInput("the prompt is empty", hint="give it as an argument or on standard input")
-    messages = [{"role": "user", "content": prompt}]
+    return prompt
+
+
+def _embed(session: Session, route: str, text: str) -> None:
+    answer = session.client.post("/v1/embeddings", {"model": route, "input": text})
+    values = answer["data"][0]["embedding"]
+    shown = ", ".join(f"{value:.4f}" for value in values[:FIRST_VALUES])
+    session.emit(answer, f"{len(values)} values: {shown}{', …' if len(values) > FIRST_VALUES else ''}")
+
+
+def chat(session: Session, deployment: dict[str, Any], given: str | None, talk: Talk) -> None:
+    """One answer, or with neither prompt nor pipe a conversation."""
+    route = deployment["route"]
+    options: dict[str, Any] = {"max_tokens": talk.max_tokens} if talk.max_tokens else {}
+    if talk.json_schema is not None:
+        schema = {"name": "answer", "schema": _schema(talk.json_schema)}
+        options["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if talk.images and "vision" not in deployment.get("capabilities", ["vision"]):
+        raise InvalidInput(
+            f"{route} cannot see images", hint=f"pilothouse deploy {deployment['model']} --projector MODEL"
+        )
+    messages: list[dict[str, Any]] = [{"role": "system", "content": talk.system}] if talk.system else []
+    images = [_image(path) for path in talk.images]
+    if given is None and sys.stdin.isatty() and not session.as_json:
+        _conversation(session, route, messages, images, options)
+        return
+    messages.append(_question(_prompt(given), images))
     if session.as_json:
         body = {"model": route, "messages": messages, **options}
         session.emit(session.client.post("/v1/chat/completions", body), "")
@@ -119,10 +169,42 @@ def _chat(session: Session, route: str, given: str | None, options: dict[str, An
         say(session, route, messages, options)
 
 
-def say(session: Session, route: str, messages: list[dict[str, str]], options: dict[str, Any]) -> str:
-    """Stream an answer to the terminal. Returns it whole."""
-    pieces = []
-    for piece in session.client.stream_chat(route, messages, **options):
+def _schema(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} is not a JSON schema: {error}", hint="give a file with a schema in JSON") from None
+
+
+def _image(path: Path) -> dict[str, Any]:
+    """The file as a part of a message, in a data URL."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if not kind.startswith("image/"):
+        raise InvalidInput(f"{path} is not an image by its name", hint="give a .png or .jpg file")
+    try:
+        content = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from None
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{content}"}}
+
+
+def _question(prompt: str, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"role": "user", "content": [*images, {"type": "text", "text": prompt}] if images else prompt}
+
+
+def say(session: Session, route: str, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """Stream an answer to the terminal, what the model thinks before it dimmed and on standard error, so that a pipe
+    gets the answer alone. Returns the answer whole."""
+    pieces: list[str] = []
+    thoughts: list[str] = []
+
+    def think(thought: str) -> None:
+        thoughts.append(thought)
+        click.echo(click.style(thought, dim=True), nl=False, err=True)
+
+    for piece in session.client.stream_chat(route, messages, on_reasoning=think, **options):
+        if thoughts and not pieces:
+            click.echo("\n", err=True)
         click.echo(piece, nl=False)
         sys.stdout.flush()
         pieces.append(piece)
@@ -130,10 +212,16 @@ def say(session: Session, route: str, messages: list[dict[str, str]], options: d
     return "".join(pieces)
 
 
-def _conversation(session: Session, route: str, options: dict[str, Any]) -> None:
-    """Prompt and answer in turns until the end of input. Ctrl+C stops an answer, and at the prompt the talk."""
+def _conversation(
+    session: Session,
+    route: str,
+    messages: list[dict[str, Any]],
+    images: Sequence[dict[str, Any]],
+    options: dict[str, Any],
+) -> None:
+    """Prompt and answer in turns until the end of input; the images come with the first prompt. Ctrl+C stops an
+    answer, and at the prompt the talk."""
     session.say(f"chat with {route}; Ctrl+D ends it")
-    messages: list[dict[str, str]] = []
     while True:
         try:
             prompt = input("› ")
@@ -142,9 +230,11 @@ def _conversation(session: Session, route: str, options: dict[str, Any]) -> None
             return
         if not prompt.strip():
             continue
-        messages.append({"role": "user", "content": prompt})
+        messages.append(_question(prompt, images))
         try:
             messages.append({"role": "assistant", "content": say(session, route, messages, options)})
         except KeyboardInterrupt:
             click.echo(" …")
             messages.pop()
+        else:
+            images = ()

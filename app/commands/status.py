@@ -31,7 +31,11 @@ def report(found: dict[str, Any]) -> str:
         lines.append(machine(hardware))
     if found["deployments"]:
         headings = ["ROUTE", "MODEL", "STATE", "ENGINE", "DEVICE", "REPLICAS", "MEMORY", "REQ/S", "P50", "WAITING"]
-        lines += ["", console.table(headings, [_row(entry) for entry in found["deployments"]])]
+        rows = [_row(entry) for entry in found["deployments"]]
+        if any(entry.get("context_tokens") for entry in found["deployments"]):
+            headings += ["CONTEXT", "HITS"]
+            rows = [row + _language_cells(entry) for row, entry in zip(rows, found["deployments"], strict=True)]
+        lines += ["", console.table(headings, rows)]
         lines += [
             f"{entry['route']}: {_problem(entry['error'])}" for entry in found["deployments"] if entry.get("error")
         ]
@@ -80,6 +84,30 @@ def _row(entry: dict[str, Any]) -> list[Any]:
         f"{p50_ms:.1f} ms" if p50_ms is not None else None,
         load.get("queue_depth"),
     ]
+
+
+def _language_cells(entry: dict[str, Any]) -> list[Any]:
+    """The context of each sequence, and the share of prompt tokens that the prefix cache had."""
+    context_tokens, hit_rate = entry.get("context_tokens"), (entry["load"] or {}).get("prefix_hit_rate")
+    return [
+        f"{entry.get('sequences')} × {context_tokens:,}" if context_tokens else None,
+        f"{hit_rate:.0%}" if hit_rate is not None else None,
+    ]
+
+
+def language(deployment: dict[str, Any]) -> str:
+    """What a language deployment offers, in one line; empty for any other."""
+    if not deployment.get("context_tokens"):
+        return ""
+    parts = [f"{deployment['context_tokens']:,} tokens of context"]
+    if (trained := deployment.get("trained_context_tokens") or 0) > deployment["context_tokens"]:
+        parts[0] += f" (of {trained:,})"
+    if sequences := deployment.get("sequences"):
+        parts.append(f"{sequences} sequences at once")
+    parts += [", ".join(deployment["capabilities"])] if deployment.get("capabilities") else []
+    if adapters := deployment.get("adapters"):
+        parts.append("adapters " + ", ".join(f"{deployment['route']}:{name}" for name in adapters))
+    return " · ".join(parts)
 
 
 def _problem(error: dict[str, Any]) -> str:

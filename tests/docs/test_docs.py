@@ -87,15 +87,22 @@ def test_every_setting_is_documented_with_its_default():
         assert meaning
 
 
-def test_every_deployment_setting_is_documented_with_its_bounds():
-    from app.deployments.options import OPTIONS
+def test_every_deployment_setting_is_documented_with_what_it_may_be():
+    from app.deployments.options import OPTIONS, Choice, Number
 
-    documented = {row[0]: row for row in rows(page("settings.md").split("## Of a deployment")[1], 6)[2:]}
-    assert set(documented) == set(OPTIONS)
-    for key, (_, default, least, most, engines, _) in documented.items():
+    text = page("settings.md").split("## Of a deployment")[1]
+    numbers = {row[0]: row[1:] for row in rows(text, 6)[2:]}
+    words = {row[0]: row[1:] for row in rows(text, 5)[2:]}
+    assert set(numbers) == {key for key, option in OPTIONS.items() if isinstance(option, Number)}
+    assert set(words) == set(OPTIONS) - set(numbers)
+    for key, (default, *bounds, engines, _) in (numbers | words).items():
         option = OPTIONS[key]
-        assert default == str(option.default) or (option.default is None and not default.isdecimal()), key
-        assert (float(least), float(most)) == (option.least, option.most), key
+        said = str(option.default).lower()
+        assert default == said or (option.default is None and not default.isdecimal()), key
+        if isinstance(option, Number):
+            assert [float(bound) for bound in bounds] == [option.least, option.most], key
+        if isinstance(option, Choice):
+            assert bounds == [", ".join(option.choices)], key
         assert engines == (", ".join(sorted(set(option.engines) - {"echo"})) or "all"), key
 
 
@@ -116,6 +123,28 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path):
     documented = {(row[0], row[1]) for row in rows(page("http.md"), 3) if row[1].startswith("/") and row[0].isupper()}
     assert routes - documented == set(), "not in docs/http.md"
     assert documented - routes == set(), "in docs/http.md, and not served"
+
+
+# --- metrics ---------------------------------------------------------------------------------------------
+
+
+def test_every_metric_is_documented_and_no_other():
+    from app.monitoring import exposition
+    from app.monitoring.metrics import Metrics
+    from engines.hardware import Gpu
+
+    metrics = Metrics()
+    metrics.route("a", model="a", version=1, kind="tensor", engine="e").confidence(1.0, 1)
+    metrics.route("b", model="b", version=1, kind="language", engine="e")
+    gpu = Gpu(
+        0, "G", "G", memory_total_bytes=1, memory_used_bytes=1, utilization_percent=1.0, power_w=1.0, power_limit_w=1.0
+    )
+    station = exposition.Station("0", 0.0, deployments={"ready": 1}, gpus=[gpu])
+    names = set(re.findall(r"^# TYPE (\S+)", exposition.text(metrics, station).decode(), flags=re.MULTILINE))
+    text = page("http.md").split("## Metrics")[1]
+    documented = set(re.findall(r"`((?:vllm:|nv_|pilothouse_)\w+)`", text))
+    assert names - documented == set(), "not in docs/http.md"
+    assert documented - names == set(), "in docs/http.md, and not exposed"
 
 
 # --- pages -----------------------------------------------------------------------------------------------
