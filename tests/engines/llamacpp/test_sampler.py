@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.engine import EngineError
-from engines.llamacpp.sampler import PENALTY_WINDOW, Sampler, top_candidates
+from engines.llamacpp.sampler import Sampler, top_candidates
 from engines.protocol import Sampling
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -23,7 +23,7 @@ class LlamaChain:
         for sampler in (
             llama_cpp.llama_sampler_init_penalties(
                 vocabulary,
-                PENALTY_WINDOW,
+                sampling.repeat_last_n,
                 sampling.repeat_penalty,
                 sampling.frequency_penalty,
                 sampling.presence_penalty,
