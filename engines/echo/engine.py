@@ -5,7 +5,8 @@ override it.
 Behaviour: ``load_delay_ms``, ``load_error`` (a code of `protocol.Failed`), ``load_crash``, ``delay_ms`` (of a run or
 a step), ``crash_on`` (a first value, or a prompt, that kills the process), ``error_on`` (one that is refused),
 ``leak_mb`` (kept at each run), ``shout_mb`` (on standard error, in one line), ``batched``, ``sequences``,
-``context_tokens``, ``error_after`` (words of an answer, after which it fails).
+``context_tokens``, ``error_after`` (words of an answer, after which it fails), ``unload_delay_ms``, ``unload_crash``,
+``unload_error`` (a code of `protocol.Rejected`).
 
 The language kind says the words of the prompt again. Asked to think (``enable_thinking``), it first reasons "I
 repeat."; given tools, it calls the first (or the one that is named), once for each word that follows "call" in the
@@ -115,10 +116,11 @@ class EchoTokens:
     """One word a step for each running sequence."""
 
     def __init__(self, load: Load, behaviour: dict[str, Any]):
-        self._behaviour = behaviour
+        self._behaviour, self._cache_folder = behaviour, load.cache_folder
         self._sequences = int(behaviour.get("sequences", 8))
         self._context = int(behaviour.get("context_tokens", 512))
         self._new: list[TokenEvent] = []
+        self._said: list[str] = []
         self._left: dict[int, list[TokenEvent]] = {}
         self._adapters = [name.removeprefix("adapter:") for name in load.files if name.startswith("adapter:")]
         self.ready = _ready(
@@ -155,6 +157,7 @@ class EchoTokens:
             _crash("echo was asked to crash on this prompt")
         if request.adapter and request.adapter not in self._adapters:
             raise EngineError("invalid_input", f"there is no adapter {request.adapter}", field="model")
+        self._said.append(" ".join(words))
         self._new.append(TokenEvent(request.id, prompt_tokens=len(words)))
         self._left[request.id] = self._answer(request, words + [f"image:{len(data)}" for data in media])
 
@@ -235,7 +238,14 @@ class EchoTokens:
         return Tokens(request.id, list(range(len(words))), " ".join(words), pieces)
 
     def unload(self) -> Unloaded:
-        return Unloaded()
+        time.sleep(self._behaviour.get("unload_delay_ms", 0) / 1000)
+        if self._behaviour.get("unload_crash"):
+            _crash("echo was asked to crash while unloading")
+        if code := self._behaviour.get("unload_error"):
+            raise EngineError(code, "echo was asked to fail to unload")
+        if not self._cache_folder:
+            return Unloaded()
+        return Unloaded((Path(self._cache_folder) / "said").write_text("\n".join(self._said), encoding="utf-8"))
 
     def close(self) -> None:
         self._left.clear()

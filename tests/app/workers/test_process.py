@@ -13,6 +13,7 @@ import pytest
 
 from app.dataplane.tensors import Tensor, views, whole
 from app.errors import ContextExceeded, EngineFailed, InvalidInput, PilothouseError, ReplicaLost
+from app.workers import process
 from app.workers.process import WorkerProcess, classify
 from app.workers.runtimes import Interpreter
 from engines.protocol import Generate, Load
@@ -199,3 +200,53 @@ def test_the_end_of_a_worker_is_classified(exit_code, stderr, code):
     problem = classify(exit_code, stderr)
     assert problem.code == code
     assert problem.hint
+
+
+# --- unloading -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talker(echo, tmp_path):
+    """An echo language model that may leave something in ``tmp_path / "cache"``."""
+    (tmp_path / "cache").mkdir()
+
+    def write(**behaviour):
+        load = echo(kind="language", **behaviour)
+        load.cache_folder = str(tmp_path / "cache")
+        return load
+
+    return write
+
+
+async def test_a_language_model_saves_before_it_ends(start, talker, tmp_path):
+    worker = await start(talker(unload_delay_ms=50))
+    async for _ in worker.client.generate(Generate(0, prompt="keep this")):
+        pass
+    await worker.stop()
+    assert (tmp_path / "cache" / "said").read_text() == "keep this"
+    assert not psutil.pid_exists(worker.pid)
+
+
+@pytest.mark.parametrize("behaviour", [{"unload_crash": True}, {"unload_error": "engine_failed"}])
+async def test_a_worker_that_fails_to_unload_is_not_waited_for(start, talker, tmp_path, behaviour):
+    worker = await start(talker(**behaviour))
+    async with asyncio.timeout(process.UNLOAD_S / 2):
+        await worker.stop()
+    assert not psutil.pid_exists(worker.pid)
+    assert not (tmp_path / "cache" / "said").exists()
+
+
+async def test_a_worker_that_unloads_for_ever_is_ended(start, talker, monkeypatch):
+    monkeypatch.setattr(process, "UNLOAD_S", 0.2)
+    worker = await start(talker(unload_delay_ms=60_000))
+    async with asyncio.timeout(5):
+        await worker.stop()
+    assert not psutil.pid_exists(worker.pid)
+
+
+async def test_a_dead_worker_is_not_asked_to_unload(start, talker):
+    worker = await start(talker())
+    worker.kill()
+    await worker.ended.wait()
+    async with asyncio.timeout(process.UNLOAD_S / 2):
+        await worker.stop()
