@@ -21,6 +21,8 @@ from app.api.images import Images
 from app.api.kserve import Kserve
 from app.api.manage import Manage
 from app.api.openai import OpenAI
+from app.api.response_store import ResponseStore
+from app.api.responses import Responses
 from app.api.server import Server
 from app.api.station import Station
 from app.api.tokens import TokenTools
@@ -102,9 +104,11 @@ class House:
             stopping=self.stopping,
         )
         station = Station(self.metrics, self.sampler, self.reconciler, self.jobs, lambda: self.routes)
+        kept = ResponseStore(store, settings.responses_limit, settings.responses_mb << 20)
         self.routes: list[http.Route] = [
-            *OpenAI(self.dataplane).routes(),
+            *OpenAI(self.dataplane, Images(settings.allow_remote_images)).routes(),
             *Anthropic(self.dataplane, Images(settings.allow_remote_images)).routes(),
+            *Responses(self.dataplane, kept, Images(settings.allow_remote_images)).routes(),
             *TokenTools(self.dataplane).routes(),
             *Kserve(self.dataplane).routes(),
             *manage.routes(),

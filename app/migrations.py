@@ -31,3 +31,12 @@ def create_registry(db: sqlite_utils.Database) -> None:
     db["jobs"].create(  # type: ignore[union-attr]
         {"id": str, "kind": str, "state": str, "job": str, "created": str, "updated": str}, pk="id"
     )
+
+
+@migrations()
+def create_responses(db: sqlite_utils.Database) -> None:
+    """Responses that clients may come back to. The large columns are last, so that the small ones are read alone."""
+    db["responses"].create(  # type: ignore[union-attr]
+        {"id": str, "previous": str, "used": int, "size_bytes": int, "input": bytes, "response": bytes}, pk="id"
+    )
+    db["responses"].create_index(["used", "size_bytes"])  # type: ignore[union-attr]

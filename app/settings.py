@@ -36,6 +36,10 @@ class Settings:
     request_timeout_s: float = _setting(600.0, "Longest time a request may wait and run.")
     max_restarts: int = _setting(5, "Times a worker is restarted within ten minutes before its deployment is failed.")
     start_timeout_s: float = _setting(300.0, "Longest time a worker may take to load its model.")
+    responses_limit: int = _setting(
+        1000, "Answers of /v1/responses that are kept; the least recently used is forgotten first. 0: none is kept."
+    )
+    responses_mb: int = _setting(64, "Size of all answers of /v1/responses that are kept, in MiB.")
     download_connections: int = _setting(4, "Parallel ranges of one download.")
     parallel_jobs: int = _setting(2, "Jobs that run at the same time; the rest wait their turn.")
     log_mb: int = _setting(16, "Size at which the log file is rotated, in MiB; three old ones are kept.")
