@@ -16,7 +16,7 @@ _OPENAI_TYPES = {
     429: "rate_limit_error",
 }
 #: Paths of llama-server's, which speaks OpenAI's envelope everywhere.
-_LLAMA_SERVER = ("/tokenize", "/detokenize", "/apply-template")
+_LLAMA_SERVER = ("/tokenize", "/detokenize", "/apply-template", "/rerank", "/reranking")
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",

@@ -62,7 +62,8 @@ def choice(given: Any, offered: list[dict[str, Any]], where: str = "tool_choice"
     if given is None:
         return "auto", offered
     if isinstance(given, dict) and given.get("type") == "allowed_tools":
-        allowed = given.get("allowed_tools") if isinstance(given.get("allowed_tools"), dict) else given
+        inner = given.get("allowed_tools")
+        allowed = inner if isinstance(inner, dict) else given
         wanted = [_named(tool, f"{where}.tools[{index}]", names) for index, tool in enumerate(allowed.get("tools", []))]
         mode, _ = choice(allowed.get("mode", "auto"), offered, f"{where}.mode")
         return mode, [tool for tool in offered if tool["function"]["name"] in wanted]
