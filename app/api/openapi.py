@@ -14,6 +14,9 @@ _BRACES = re.compile(r"\{(\w+)\}")
 #: What each group is, in the order of the page.
 TAGS = {
     "openai": "Chat and completions in OpenAI's protocol; a model is a route.",
+    "responses": "OpenAI's responses: named events, and conversations that are kept.",
+    "anthropic": "Anthropic's messages; a model is a route.",
+    "tokens": "llama-server's tokenizer and template endpoints.",
     "kserve": "Tensor models in the Open Inference Protocol, as Triton's clients speak it.",
     "deployments": "What should be served, and what is.",
     "models": "The catalogue and the registry.",
@@ -61,6 +64,18 @@ class OpenAIError(msgspec.Struct):
     error: _OpenAIProblem
 
 
+class _AnthropicProblem(msgspec.Struct):
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct):
+    """The envelope of errors under /v1/messages."""
+
+    error: _AnthropicProblem
+    type: str = "error"
+
+
 class KServeError(msgspec.Struct):
     """The envelope of errors under /v2."""
 
@@ -77,7 +92,7 @@ def document(routes: Iterable[Operation], version: str) -> dict[str, Any]:
     """The OpenAPI document as plain values, ready to be encoded as JSON. Pure."""
     routes = list(routes)
     types = [entry for route in routes for entry in (route.request, route.response) if entry is not None]
-    types += [OpenAIError, KServeError, ManageError]
+    types += [OpenAIError, AnthropicError, KServeError, ManageError]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     # By identity: a type expression such as a union need not be hashable.
     schema_of = {id(entry): schema for entry, schema in zip(types, schemas, strict=True)}
@@ -155,6 +170,8 @@ def _success(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str
 
 
 def _error_of(path: str) -> type:
-    if path.startswith("/v1/"):
+    if path.startswith("/v1/messages"):
+        return AnthropicError
+    if path.startswith(("/v1/", "/tokenize", "/detokenize", "/apply-template")):
         return OpenAIError
     return KServeError if path == "/v2" or path.startswith("/v2/") else ManageError
