@@ -1,3 +1,4 @@
 """Fixtures that every test may ask for."""
 
 from tests.support.gguf import gguf_path  # noqa: F401
+from tests.support.minilm import minilm  # noqa: F401

@@ -85,7 +85,8 @@ class Embedder:
         self.width: int = llama_cpp.llama_model_n_embd_out(runner.model)
         recurrent = not runner.can_cut
         self._sequences = _RECURRENT_SEQUENCES if recurrent else _SEQUENCES
-        self._step = max(self._sequences, min(_STEP_TOKENS, _VOCABULARY_ROWS // runner.vocabulary))
+        step = max(self._sequences, min(_STEP_TOKENS, _VOCABULARY_ROWS // runner.vocabulary))
+        self._step = step - step % self._sequences
         self._context: Any = None
         self._cells = 0
         self._in_pieces: bool | None = None
@@ -288,9 +289,11 @@ class Embedder:
             memory = llama_cpp.llama_get_memory(self._context)
             self._in_pieces = bool(memory) and llama_cpp.llama_get_causal_attn(self._context)
             self.close()
-        cells = max(self._step, 1 << max(longest - 1, 0).bit_length())
-        if longest > self._step:
-            cells = max(longest, min(cells, self.context_tokens))
+        cells = self._step
+        if longest > cells:
+            cells = max(longest, min(1 << (longest - 1).bit_length(), self.context_tokens))
+            # llama.cpp plans its buffers for equal shares of a batch, and aborts where there are none.
+            cells += -cells % self._sequences
         if cells > self._cells:
             self.close()
             native = not self._in_pieces or self.pooling == "rank"

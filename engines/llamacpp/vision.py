@@ -135,8 +135,8 @@ class Projector:
         """Put ``chunk`` into the key-value memory of ``context`` (``llama_context *``) after the ``position`` positions
         of ``slot``, in a decode of its own, causal or not as the model wants it. Returns the position after it.
 
-        Raises `KvFull`, or `EngineError` (``engine_failed``, ``out_of_memory``, ``context_exceeded``), after which what
-        the slot holds is unknown.
+        Raises `KvFull`, after which the slot holds what it did, or `EngineError` (``engine_failed``,
+        ``out_of_memory``, ``context_exceeded``), after which that is unknown.
         """
         batch_tokens = llama_cpp.llama_n_batch(context)
         if mtmd_cpp.mtmd_decode_use_non_causal(self._context, chunk.handle):
@@ -165,6 +165,7 @@ class Projector:
             None,
         )
         if status == 1:
+            llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(context), slot, position, -1)
             raise KvFull
         if status:
             raise EngineError("engine_failed", f"llama.cpp answered {status} to a picture: {log.reason()}")
