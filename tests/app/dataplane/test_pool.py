@@ -55,3 +55,22 @@ async def test_what_waits_is_bounded_and_ends():
         await waiting
     with pytest.raises(NotReady):
         await Pool(8, 1).take(1, 0.01)
+
+
+def test_what_replicas_count_is_summed_and_never_twice():
+    pool, one, two = Pool(8, 10), Worker(), Worker()
+    pool.join(one)
+    pool.join(two)
+    one.load = SchedulerLoad(preempted=3, drafted=10, accepted=7, cache_bytes=100)
+    two.load = SchedulerLoad(preempted=1, cache_bytes=11)
+    assert (pool.cache_bytes, pool.counted()) == (111, (4, 10, 7))
+    assert pool.counted() == (0, 0, 0)
+    one.load = SchedulerLoad(preempted=4, drafted=12, accepted=8)
+    assert pool.counted() == (1, 2, 1)
+    two.load = SchedulerLoad()  # it has just died
+    assert pool.counted() == (0, 0, 0)
+    pool.leave(two)
+    fresh = Worker()
+    fresh.load = SchedulerLoad(preempted=2)
+    pool.join(fresh)
+    assert pool.counted() == (2, 0, 0)

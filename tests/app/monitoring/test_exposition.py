@@ -33,6 +33,10 @@ VLLM = {
     "vllm:prefix_cache_hits",
     "vllm:prompt_tokens_total",
     "vllm:generation_tokens_total",
+    "vllm:request_success_total",
+    "vllm:num_preemptions_total",
+    "vllm:spec_decode_num_draft_tokens_total",
+    "vllm:spec_decode_num_accepted_tokens_total",
     "vllm:time_to_first_token_seconds",
     "vllm:inter_token_latency_seconds",
     "vllm:e2e_request_latency_seconds",
@@ -48,6 +52,10 @@ OWN = {
     "pilothouse_request_failures_total",
     "pilothouse_requests_in_flight",
     "pilothouse_request_latency_seconds",
+    "pilothouse_prefix_cache_bytes",
+    "pilothouse_preemptions_total",
+    "pilothouse_draft_tokens_total",
+    "pilothouse_draft_accepted_tokens_total",
     "pilothouse_confidence_mean",
     "pilothouse_confidence_total",
     "pilothouse_confidence_predictions_total",
@@ -100,7 +108,11 @@ def metrics() -> Metrics:
     gemma.token(0.02, 1)
     gemma.prompt(127, 64)
     gemma.finished(1.7)
-    gemma.scheduler(2, 1, 0.25)
+    gemma.finished(0.9, "length")
+    gemma.failed("CANCELED")
+    gemma.failed("REJECTED")
+    gemma.scheduler(2, 1, 0.25, 4096)
+    gemma.stepped(3, 10, 7)
     return metrics
 
 
@@ -168,7 +180,7 @@ def test_gpus_by_uuid_and_a_refused_reading_is_left_out(metrics: Metrics, statio
 def test_language_models_under_vllms_names(metrics: Metrics, station: Station) -> None:
     _, samples = read(exposition.text(metrics, station))
     for _, labels, _ in series(samples, "vllm:"):
-        assert set(labels) - {"le"} == {"model_name", "engine"}
+        assert set(labels) - {"le", "finished_reason"} == {"model_name", "engine"}
     chat = frozenset({("model_name", "chat"), ("engine", "llamacpp")})
     assert samples["vllm:num_requests_running", chat] == 2
     assert samples["vllm:kv_cache_usage_perc", chat] == 0.25
@@ -178,7 +190,13 @@ def test_language_models_under_vllms_names(metrics: Metrics, station: Station) -
     bucket = "vllm:time_to_first_token_seconds_bucket"
     assert [samples[bucket, chat | {("le", le)}] for le in ("0.02", "0.04", "2560.0", "+Inf")] == [0, 1, 1, 1]
     assert samples["vllm:time_to_first_token_seconds_sum", chat] == pytest.approx(0.03)
-    assert samples["vllm:e2e_request_latency_seconds_count", chat] == 1
+    assert samples["vllm:e2e_request_latency_seconds_count", chat] == 2
+    ends = {reason: samples["vllm:request_success_total", chat | {("finished_reason", reason)}]
+            for reason in ("stop", "length", "abort", "error")}  # fmt: skip
+    assert ends == {"stop": 1, "length": 1, "abort": 1, "error": 0}
+    assert samples["vllm:num_preemptions_total", chat] == 3
+    assert samples["vllm:spec_decode_num_draft_tokens_total", chat] == 10
+    assert samples["vllm:spec_decode_num_accepted_tokens_total", chat] == 7
     assert len([1 for name, _, _ in series(samples, bucket) if name == bucket]) == 23
 
 
@@ -189,6 +207,7 @@ def test_the_station_itself(metrics: Metrics, station: Station) -> None:
     assert samples["pilothouse_resident_memory_bytes", frozenset()] > 1e6
     assert samples["pilothouse_jobs_running", frozenset()] == 2
     assert samples["pilothouse_deployments", frozenset({("state", "ready")})] == 2
+    assert [value for name, _, value in series(samples, "pilothouse_prefix_cache_bytes")] == [4096]
     means = [value for name, _, value in series(samples, "pilothouse_confidence_mean")]
     assert means == [pytest.approx(0.9)]
 

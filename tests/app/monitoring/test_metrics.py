@@ -54,6 +54,9 @@ def test_tokens() -> None:
     assert route.time_to_first_token.count == 1
     assert (route.prompt_tokens, route.cached_tokens) == (100, 40)
     assert (route.succeeded, route.latency.count) == (1, 1)
+    route.finished(0.5, "length")
+    route.finished(0.5, "tool_calls")
+    assert route.finish_reasons == {"stop": 2, "length": 1}
 
 
 def test_counting_does_not_weigh_on_the_hot_path() -> None:

@@ -78,7 +78,7 @@ def test_a_language_model(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:
     for interval_s in (0.0, 0.02, 0.02, 0.02):
         route.token(interval_s, 1)
     route.prompt(127, 0)
-    route.scheduler(1, 0, 0.5)
+    route.scheduler(1, 0, 0.5, 99)
     sampler.sample(2.0)
     sample = shown(bus, "chat")
     assert sample.output_tokens_per_s == 2
@@ -87,6 +87,25 @@ def test_a_language_model(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:
     assert sample.itl_p50_ms == pytest.approx(20, rel=0.011)
     assert sample.kv_used == 0.5
     assert sample.queue_ms is None and sample.p50_ms is None
+    assert (sample.prefix_hit_rate, sample.prefix_cache_bytes, sample.draft_acceptance) == (0, 99, None)
+
+
+def test_shares_are_of_the_last_ten_seconds(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:
+    route = metrics.route("chat", model="gemma", version=1, kind="language", engine="llamacpp")
+    sampler.sample(0.0)
+    assert shown(bus, "chat").prefix_hit_rate is None
+    route.prompt(100, 0)
+    route.stepped(0, 4, 1)
+    sampler.sample(1.0)
+    route.prompt(100, 90)
+    route.stepped(0, 4, 4)
+    sampler.sample(2.0)
+    assert shown(bus, "chat").prefix_hit_rate == pytest.approx(0.45)
+    assert shown(bus, "chat").draft_acceptance == pytest.approx(0.625)
+    for second in range(3, 13):
+        sampler.sample(float(second))
+        assert (shown(bus, "chat").prefix_hit_rate is not None) == (second < 12)
+    assert shown(bus, "chat").draft_acceptance is None
 
 
 def test_what_was_long_ago_is_no_longer_shown(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:

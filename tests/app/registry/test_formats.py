@@ -16,8 +16,26 @@ def string(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
 
+def pair(key: str, value: object) -> bytes:
+    """A key and its value: a text, a flag, a whole number, or a list of whole numbers."""
+    if isinstance(value, str):
+        return string(key) + struct.pack("<I", 8) + string(value)
+    if isinstance(value, bool):
+        return string(key) + struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return string(key) + struct.pack("<II", 4, value)
+    assert isinstance(value, list)
+    return string(key) + struct.pack(f"<IIQ{len(value)}I", 9, 4, len(value), *value)
+
+
 def gguf(
-    *, version: int = 3, kind: int = 0, values: tuple[int, ...] = (8, 4), data_bytes: int = 128, architecture="gemma3"
+    *,
+    version: int = 3,
+    kind: int = 0,
+    values: tuple[int, ...] = (8, 4),
+    data_bytes: int = 128,
+    architecture: str = "gemma3",
+    more: dict[str, object] | None = None,
 ) -> bytes:
     """A GGUF file with one tensor, as small as one can be."""
     pairs = [
@@ -27,6 +45,7 @@ def gguf(
         (b"".join([string("tokenizer.tokens"), struct.pack("<IIQ", 9, 8, 2), string("a"), string("bc")])),
         (b"".join([string("tokenizer.scores"), struct.pack("<IIQff", 9, 6, 2, 0.5, 1.5)])),
         (b"".join([string("tokenizer.chat_template"), struct.pack("<I", 8), string("{{ x }}")])),
+        *(pair(key, value) for key, value in (more or {}).items()),
     ]
     tensor = string("weight") + struct.pack(f"<I{len(values)}QIQ", len(values), *values, kind, 0)
     header = b"GGUF" + struct.pack("<IQQ", version, 1, len(pairs)) + b"".join(pairs) + tensor
@@ -66,6 +85,66 @@ def test_the_header_of_a_gguf_file_with_and_without_its_vocabulary(path):
         header(path)
 
 
+@pytest.mark.parametrize(
+    ("more", "task", "part"),
+    [
+        ({}, "text-generation", None),
+        ({"general.type": "model"}, "text-generation", None),
+        ({"general.type": "adapter", "adapter.type": "lora"}, "lora", "lora"),
+        ({"general.type": "mmproj"}, "projector", "projector"),
+        ({"llama.pooling_type": 0}, "text-generation", None),
+        ({"llama.pooling_type": 1}, "embedding", None),
+        ({"llama.pooling_type": 3}, "embedding", None),
+        ({"llama.pooling_type": 4}, "rerank", None),
+    ],
+)
+def test_what_a_gguf_is_for(path, more, task, part):
+    facts = look(path, gguf(architecture="llama", more=more))
+    assert (facts.task, facts.metadata.get("part")) == (task, part)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"), [("clip", "projector"), ("bert", "embedding"), ("llama-embed", "embedding")]
+)
+def test_what_an_architecture_is_for(path, architecture, task):
+    assert look(path, gguf(architecture=architecture)).task == task
+
+
+def test_the_pooling_is_told(path):
+    assert look(path, gguf(architecture="bert", more={"bert.pooling_type": 2})).metadata["pooling"] == "cls"
+
+
+SIZES = {"llama.block_count": 4, "llama.attention.head_count": 8, "llama.embedding_length": 512}
+
+
+@pytest.mark.parametrize(
+    ("more", "values"),
+    [
+        (SIZES, [4 * 8 * 64, 4 * 8 * 64]),
+        (SIZES | {"llama.attention.head_count_kv": 2}, [4 * 2 * 64, 4 * 2 * 64]),
+        (SIZES | {"llama.attention.key_length": 96}, [4 * 8 * 96, 4 * 8 * 64]),
+        (SIZES | {"llama.attention.head_count_kv": [0, 2, 0, 2]}, [4 * 64, 4 * 64]),  # layers without attention
+        (SIZES | {"llama.attention.shared_kv_layers": 1}, [3 * 8 * 64, 3 * 8 * 64]),
+        (SIZES | {"llama.attention.head_count_kv": 2, "llama.attention.head_count": [8, 8, 8, 8]}, None),
+        ({"llama.block_count": 4}, None),
+        ({"llama.block_count": "four", "llama.attention.head_count": "many"}, "refused"),
+    ],
+)
+def test_what_key_value_memory_holds_for_a_token(path, more, values):
+    if values == "refused":
+        with pytest.raises(ArtifactCorrupt):
+            look(path, gguf(architecture="llama", more=more))
+        return
+    facts = look(path, gguf(architecture="llama", more=more))
+    assert facts.metadata.get("kv_values_per_token") == values
+    assert facts.metadata["layers"] == 4
+
+
+def test_an_encoder_holds_nothing(path):
+    sizes = {key.replace("llama", "bert"): value for key, value in SIZES.items()}
+    assert "kv_values_per_token" not in look(path, gguf(architecture="bert", more=sizes)).metadata
+
+
 def test_onnx_is_recognised(path):
     assert inspect(DIGITS).format == "onnx"
 
@@ -81,6 +160,9 @@ def test_onnx_is_recognised(path):
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "no tensors"),
         (DIGITS.read_bytes()[:-1], "cut short"),
         (DIGITS.read_bytes() + b"\0", "neither"),
+        (gguf(more={"general.type": "imatrix"}), "importance matrix"),
+        (gguf(more={"general.alignment": 0}), "damaged"),
+        (gguf(more={"general.alignment": "wide"}), "damaged"),
         (b"PK\3\4 a zip archive", "neither"),
         (b"<!doctype html><html>", "neither"),
         (b"", "empty"),
