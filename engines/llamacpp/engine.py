@@ -10,7 +10,7 @@ from engines.engine import EngineError
 from engines.llamacpp import runner, scheduler
 from engines.llamacpp.chat_template import ChatTemplate
 from engines.llamacpp.detokenizer import Detokenizer
-from engines.llamacpp.kv_slots import Copy, KvSlots
+from engines.llamacpp.kv_slots import Copy, Keep, KvSlots
 from engines.llamacpp.runner import KvFull, Row, Runner
 from engines.llamacpp.sampler import Sampler
 from engines.llamacpp.scheduler import Plan, QueueFull, Scheduler
@@ -71,7 +71,7 @@ class LlamaCppEngine:
             self._runner.close()
             raise
         self._scheduler = Scheduler(
-            KvSlots(self._settings.sequences, reuse=model.can_cut),
+            KvSlots(self._settings.sequences, can_cut=model.can_cut),
             busy_budget=self._settings.step_tokens,
             idle_budget=self._settings.batch_tokens,
             kv_tokens=self._settings.kv_tokens,
@@ -158,7 +158,7 @@ class LlamaCppEngine:
         try:
             logits = self._decode(plan)
             self._scheduler.commit(plan)
-            sampling = [work.sequence for work in plan.work if work.samples]
+            sampling = [work.sequence for work in plan.work if work.outputs]
             events += [self._advance(self._answers[s.id], row) for s, row in zip(sampling, logits, strict=True)]
         except KvFull:
             # The scheduler counts cells, so this means that llama.cpp needs more of them than we think.
@@ -207,11 +207,11 @@ class LlamaCppEngine:
         for action in plan.actions:
             if isinstance(action, Copy):
                 self._runner.copy(action.source, action.target, action.count)
-            else:
+            elif isinstance(action, Keep):
                 self._runner.keep(action.slot, action.count)
         if not plan.work:
             return np.empty((0, self._runner.vocabulary), np.float32)
-        return self._runner.decode(Row(work.sequence.slot, work.start, work.tokens, work.samples) for work in plan.work)
+        return self._runner.decode(Row(work.sequence.slot, work.start, work.tokens, work.outputs) for work in plan.work)
 
     def _advance(self, answer: _Answer, logits: np.ndarray) -> TokenEvent:
         """Sample the next token of one sequence and say what became of it."""
