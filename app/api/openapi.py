@@ -18,6 +18,7 @@ TAGS = {
     "anthropic": "Anthropic's messages; a model is a route.",
     "tokens": "llama-server's tokenizer and template endpoints.",
     "kserve": "Tensor models in the Open Inference Protocol, as Triton's clients speak it.",
+    "ollama": "Language models as Ollama's clients know them; one that is not deployed is, when it is asked for.",
     "deployments": "What should be served, and what is.",
     "models": "The catalogue and the registry.",
     "jobs": "Downloads and other long work.",
@@ -77,7 +78,7 @@ class AnthropicError(msgspec.Struct):
 
 
 class KServeError(msgspec.Struct):
-    """The envelope of errors under /v2."""
+    """The envelope of errors under /v2 and /api."""
 
     error: str
 
@@ -164,7 +165,9 @@ def _success(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str
     if route.response is not None:
         content["application/json"] = {"schema": schema_of[id(route.response)]}
     if route.stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["application/x-ndjson" if route.path.startswith("/api/") else "text/event-stream"] = {
+            "schema": {"type": "string"}
+        }
     description = "Accepted" if route.status == 202 else "Success"
     return {"description": description} | ({"content": content} if content else {})
 
@@ -174,4 +177,4 @@ def _error_of(path: str) -> type:
         return AnthropicError
     if path.startswith(("/v1/", "/tokenize", "/detokenize", "/apply-template")):
         return OpenAIError
-    return KServeError if path == "/v2" or path.startswith("/v2/") else ManageError
+    return KServeError if path == "/v2" or path.startswith(("/v2/", "/api/")) else ManageError
