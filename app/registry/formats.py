@@ -44,7 +44,7 @@ def inspect(path: Path, name: str = "") -> Facts:
             if content[:1] == b"{" and len(content) < _LARGEST_ECHO_BYTES:
                 return _echo(content[:])
             return _onnx(_Reader(content))
-        except (struct.error, IndexError, ValueError, TypeError, ArithmeticError) as error:
+        except (struct.error, IndexError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
             raise _bad(name, reason) from None
 
@@ -156,7 +156,7 @@ def header(path: Path, *, arrays: bool = False) -> Header:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             return _header(_Reader(content), arrays)
-        except (struct.error, IndexError, ValueError, OverflowError) as error:
+        except (struct.error, IndexError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             reason = str(error) if isinstance(error, _Refusal) else "it is cut short or damaged"
             raise _bad(path.name, reason) from None
 

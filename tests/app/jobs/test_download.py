@@ -17,6 +17,7 @@ from app.paths import resource
 from app.registry.catalog import Catalog, Entry, Labels, PackagedFile, Piece, Source
 from app.schema.manage import DownloadRequest
 from app.settings import Settings
+from tests.support.gguf_bytes import gguf
 from tests.support.hub import publish
 from tests.support.pulling import build
 
@@ -62,6 +63,25 @@ async def test_from_a_server_into_the_registry(house, server, data):
     assert "pinned to" in jobs.log(job.id)
     assert list(data.downloads.iterdir()) == []
     assert job.message == "net@1 is here"
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "task"),
+    [
+        ({"general.type": "adapter"}, "text-generation", "lora"),
+        ({"gemma3.pooling_type": 1}, "text-generation", "embedding"),
+        ({}, "image-text-to-text", "image-text-to-text"),
+        ({}, None, "text-generation"),
+    ],
+)
+async def test_a_header_that_is_sure_beats_what_the_hub_says(house, server, more, said, task):
+    publish(server, "org/net", {"net.gguf": gguf(more=more), "mmproj-f16.gguf": b"eyes"}, pipeline_tag=said)
+    jobs, registry = await house(hub_endpoint=server.url)
+    job = await pull(jobs, "hf:org/net")
+    assert job.error is None
+    model, version = registry.resolve("net")
+    assert model.task == task
+    assert [file.path for file in version.files] == ["net.gguf", "mmproj-f16.gguf"]
 
 
 async def test_what_is_here_is_not_fetched_again(house, server):

@@ -8,48 +8,9 @@ from hypothesis import strategies as st
 from app.errors import ArtifactCorrupt
 from app.paths import resource
 from app.registry.formats import header, inspect
+from tests.support.gguf_bytes import gguf
 
 DIGITS = resource("digits") / "digits.onnx"
-
-
-def string(text: str) -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode()
-
-
-def pair(key: str, value: object) -> bytes:
-    """A key and its value: a text, a flag, a whole number, or a list of whole numbers."""
-    if isinstance(value, str):
-        return string(key) + struct.pack("<I", 8) + string(value)
-    if isinstance(value, bool):
-        return string(key) + struct.pack("<I?", 7, value)
-    if isinstance(value, int):
-        return string(key) + struct.pack("<II", 4, value)
-    assert isinstance(value, list)
-    return string(key) + struct.pack(f"<IIQ{len(value)}I", 9, 4, len(value), *value)
-
-
-def gguf(
-    *,
-    version: int = 3,
-    kind: int = 0,
-    values: tuple[int, ...] = (8, 4),
-    data_bytes: int = 128,
-    architecture: str = "gemma3",
-    more: dict[str, object] | None = None,
-) -> bytes:
-    """A GGUF file with one tensor, as small as one can be."""
-    pairs = [
-        (b"".join([string("general.architecture"), struct.pack("<I", 8), string(architecture)])),
-        (b"".join([string("general.file_type"), struct.pack("<II", 4, 15)])),
-        (b"".join([string(f"{architecture}.context_length"), struct.pack("<II", 4, 4096)])),
-        (b"".join([string("tokenizer.tokens"), struct.pack("<IIQ", 9, 8, 2), string("a"), string("bc")])),
-        (b"".join([string("tokenizer.scores"), struct.pack("<IIQff", 9, 6, 2, 0.5, 1.5)])),
-        (b"".join([string("tokenizer.chat_template"), struct.pack("<I", 8), string("{{ x }}")])),
-        *(pair(key, value) for key, value in (more or {}).items()),
-    ]
-    tensor = string("weight") + struct.pack(f"<I{len(values)}QIQ", len(values), *values, kind, 0)
-    header = b"GGUF" + struct.pack("<IQQ", version, 1, len(pairs)) + b"".join(pairs) + tensor
-    return header + bytes(-len(header) % 32) + bytes(data_bytes)
 
 
 @pytest.fixture(scope="session")
@@ -162,6 +123,7 @@ def test_onnx_is_recognised(path):
         (DIGITS.read_bytes() + b"\0", "neither"),
         (gguf(more={"general.type": "imatrix"}), "importance matrix"),
         (gguf(more={"general.alignment": 0}), "damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<QI", 0, 9) + struct.pack("<IQ", 9, 1) * 9999, "damaged"),
         (gguf(more={"general.alignment": "wide"}), "damaged"),
         (b"PK\3\4 a zip archive", "neither"),
         (b"<!doctype html><html>", "neither"),

@@ -99,6 +99,30 @@ async def test_removing_frees_only_what_nothing_else_refers_to(registry, finishe
     assert list(data.artifacts.rglob("*/??/*")) == []
 
 
+async def test_kept_prefixes_go_with_the_last_version_of_their_file(registry, finished, store, data, bus):
+    one = await registry.add_version("one", files=[("m.gguf", finished(b"shared"))], **described())
+    two = await registry.add_version("two", files=[("m.gguf", finished(b"shared"))], **described())
+    folder = registry.prefixes(one)
+    assert folder == registry.prefixes(two) and folder.parent == data.prefixes
+    folder.mkdir()
+    (folder / "prefix").write_bytes(b"computed")
+    (data.prefixes / "of-nothing").mkdir()
+    await Registry(store, data, bus).load()
+    assert list(data.prefixes.iterdir()) == [folder]
+    await registry.remove("one")
+    assert (folder / "prefix").exists()
+    await registry.remove("two")
+    assert not folder.exists()
+
+
+async def test_a_file_beside_the_model_is_found_by_a_word(registry, finished, data):
+    files = [("net.gguf", finished(b"net")), ("mmproj-F16.gguf", finished(b"eyes", "eyes"))]
+    await registry.add_version("net", files=files, **described())
+    assert registry.part("net", 1, "mmproj") == data.models / "net" / "1" / "mmproj-F16.gguf"
+    await registry.add_version("mmproj", files=[("mmproj-F16.gguf", finished(b"eyes"))], **described())
+    assert registry.part("mmproj", 1, "mmproj") is None  # itself
+
+
 async def test_a_parent_stays_while_its_child_does(registry, finished):
     await registry.add_version("net", files=[("m.onnx", finished(b"fp32"))], **described())
     await registry.add_version("net", files=[("m.onnx", finished(b"int8"))], **described(parent=1))
