@@ -20,6 +20,8 @@ from app.api.anthropic import Anthropic
 from app.api.images import Images
 from app.api.kserve import Kserve
 from app.api.manage import Manage
+from app.api.ollama import Ollama
+from app.api.ollama_models import OllamaModels
 from app.api.openai import OpenAI
 from app.api.response_store import ResponseStore
 from app.api.responses import Responses
@@ -30,6 +32,7 @@ from app.api.transport import Protocol
 from app.clock import timestamp
 from app.dataplane.dataplane import Dataplane
 from app.db import Store
+from app.deployments.on_demand import OnDemand
 from app.deployments.reconciler import Reconciler
 from app.errors import BadSetting, Conflict
 from app.events import Bus
@@ -103,6 +106,10 @@ class House:
             setting_sources=sources,
             stopping=self.stopping,
         )
+        self.on_demand = OnDemand(self.reconciler, self.bus, settings.request_timeout_s)
+        ollama_models = OllamaModels(
+            self.dataplane, self.registry, self.reconciler, self.on_demand, self.jobs, self.bus, self.stopping
+        )
         station = Station(self.metrics, self.sampler, self.reconciler, self.jobs, lambda: self.routes)
         kept = ResponseStore(store, settings.responses_limit, settings.responses_mb << 20)
         self.routes: list[http.Route] = [
@@ -110,6 +117,8 @@ class House:
             *Anthropic(self.dataplane, Images(settings.allow_remote_images)).routes(),
             *Responses(self.dataplane, kept, Images(settings.allow_remote_images)).routes(),
             *TokenTools(self.dataplane).routes(),
+            *Ollama(self.dataplane, self.registry, self.on_demand).routes(),
+            *ollama_models.routes(),
             *Kserve(self.dataplane).routes(),
             *manage.routes(),
             *station.routes(),
@@ -128,6 +137,7 @@ class House:
         self._tasks = [
             asyncio.create_task(self.sampler.run(), name="sampler"),
             asyncio.create_task(self._follow_runtimes(), name="runtimes"),
+            asyncio.create_task(self.on_demand.run(), name="on demand"),
         ]
 
     async def _follow_runtimes(self) -> None:
@@ -188,24 +198,38 @@ class _Uvicorn(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Raises `BadSetting` where the address or port cannot be had."""
+def bind(settings: Settings, key: str = "port") -> socket.socket:
+    """A listening socket on the port that the setting ``key`` names. Raises `BadSetting` where it cannot be had."""
+    port: int = getattr(settings, key)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     if os.name == "posix":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((settings.host, settings.port))
-    except OSError as error:
+        sock.bind((settings.host, port))
+    except (OSError, OverflowError) as error:
         sock.close()
         raise BadSetting(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-            field="port",
+            f"cannot listen on {settings.host}:{port}: {getattr(error, 'strerror', None) or error}",
+            field=key,
             hint="another program uses it; choose another --port, or 0 for a free one",
         ) from None
     sock.listen(BACKLOG)
     sock.set_inheritable(False)
     return sock
+
+
+def _bind_ollama(settings: Settings) -> tuple[socket.socket | None, list[str]]:
+    """The second listener, or a note that says why there is none: that Ollama itself holds its port must not keep us
+    from serving."""
+    if not settings.ollama_port:
+        return None, []
+    try:
+        return bind(settings, "ollama_port"), []
+    except BadSetting as error:
+        note = f"{error.message}; Ollama's clients must be given the address, or ollama_port another value"
+        log.warning(note)
+        return None, [note]
 
 
 async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> None:
@@ -215,9 +239,19 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
     port = sock.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{port}"
+    ollama, notes = _bind_ollama(settings)
+    ollama_url = f"http://{host}:{settings.ollama_port}" if ollama is not None else None
 
     def announce() -> None:
-        info = Daemon(version=app.__version__, pid=os.getpid(), url=url, started=timestamp(), data_dir=str(data.root))
+        info = Daemon(
+            version=app.__version__,
+            pid=os.getpid(),
+            url=url,
+            started=timestamp(),
+            data_dir=str(data.root),
+            ollama_url=ollama_url,
+            notes=notes,
+        )
         house.bus.publish("daemon", "info", info)
         _write_daemon_file(data, info)
         print(f"pilothouse ready on {url}", flush=True)
@@ -238,7 +272,7 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
     )
     try:
         await house.open()
-        await _Uvicorn(config, announce, house).serve(sockets=[sock])
+        await _Uvicorn(config, announce, house).serve(sockets=[sock, *([ollama] if ollama is not None else [])])
     finally:
         try:
             await house.close()

@@ -19,6 +19,9 @@ def _setting(default: Any, meaning: str) -> Any:
 class Settings:
     host: str = _setting("127.0.0.1", "Address to listen on. Anything beyond loopback requires an API key.")
     port: int = _setting(8484, "TCP port; 0 picks a free one.")
+    ollama_port: int = _setting(
+        0, "A second port for the same API, where Ollama's clients look for it (11434); 0 is none."
+    )
     log_level: str = _setting("info", "debug, info, warning or error.")
     api_key: str = _setting(
         "", "Key for inference (Authorization: Bearer, or x-api-key). Empty: none is asked for on loopback."

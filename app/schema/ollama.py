@@ -8,28 +8,11 @@ KeepAlive = str | float | None
 """Seconds, or a duration such as ``5m``; negative is for ever, 0 is not at all."""
 
 
-class Options(msgspec.Struct, kw_only=True):
-    """What Ollama calls the parameters of a model. Those of the machine (``num_gpu``, ``num_thread``, ``num_batch``,
-    ``use_mmap``, …) belong to a deployment here and are passed over, as is ``num_keep``: no context is ever shifted."""
-
-    num_ctx: int | None = None
-    num_predict: int | None = None
-    """Tokens of the answer; below 1: until the model stops or the context is full."""
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    mirostat: int | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    logit_bias: dict[str, float] | None = None
+Options = dict[str, Any]
+"""What Ollama calls the parameters of a model: ``num_ctx``, ``num_predict`` (tokens of the answer; below 1: until the
+model stops or the context is full), ``stop``, and those of sampling, under llama.cpp's names. Those of the machine
+(``num_gpu``, ``num_thread``, ``use_mmap``, …) belong to a deployment here and are passed over, as is ``num_keep``: no
+context is ever shifted."""
 
 
 class Function(msgspec.Struct, kw_only=True, omit_defaults=True):
