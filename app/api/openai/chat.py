@@ -124,9 +124,7 @@ def _continues(body: ChatRequest, messages: Sequence[dict[str, Any]]) -> bool:
     if body.continue_final_message and body.add_generation_prompt:
         raise InvalidInput(f"{field} and add_generation_prompt cannot both be true", field=field)
     if messages[-1]["role"] != "assistant" or messages[-1].get("tool_calls"):
-        raise InvalidInput(
-            f"{field}: the last message must be the assistant's own, without tool calls", field="messages"
-        )
+        raise InvalidInput(f"{field}: the last message must be the assistant's own, without tool calls", field=field)
     return True
 
 
