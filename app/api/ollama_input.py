@@ -55,12 +55,14 @@ def context_tokens(options: Options | None) -> int | None:
 
 def chat(request: ChatRequest, language: LanguageModel) -> tuple[Generate, list[bytes]]:
     """Raises `InvalidInput`."""
+    _check(request, "completion", "chat", "model", language)
     generation = _generation(request, language)
     generation.messages, media = messages(request.messages or [])
     generation.tools = tools(request.tools)
     last = generation.messages[-1]
     generation.continue_final = last["role"] == "assistant" and not last.get("tool_calls")
-    _check_vision(request.model, media, language)
+    if media:
+        _check(request, "vision", "images", "messages", language)
     return generation, media
 
 
@@ -73,6 +75,7 @@ def generate(request: GenerateRequest, language: LanguageModel) -> tuple[Generat
     if request.raw and (request.system or request.context):
         name = "system" if request.system else "context"
         raise InvalidInput(f"raw mode does not support {name}", hint="put it into the prompt", field=name)
+    _check(request, "completion", "generate", "model", language)
     generation = _generation(request, language)
     if request.raw:
         if request.images:
@@ -84,8 +87,18 @@ def generate(request: GenerateRequest, language: LanguageModel) -> tuple[Generat
     generation.messages, _ = messages([*system, user])
     media = _images(request.images, "images")
     _illustrate(generation.messages[-1], range(len(media)))
-    _check_vision(request.model, media, language)
+    if media:
+        _check(request, "vision", "images", "images", language)
     return generation, media
+
+
+def _check(
+    request: ChatRequest | GenerateRequest, capability: str, what: str, field: str, language: LanguageModel
+) -> None:
+    """In Ollama's words, for which clients look."""
+    if capability not in language.capabilities:
+        can = ", ".join(language.capabilities) or "nothing"
+        raise InvalidInput(f'"{request.model}" does not support {what}', hint=f"it can: {can}", field=field)
 
 
 def _generation(request: ChatRequest | GenerateRequest, language: LanguageModel) -> Generate:
@@ -121,7 +134,7 @@ def _thinking(request: ChatRequest | GenerateRequest, language: LanguageModel) -
         raise InvalidInput(f"think must be true, false or one of {', '.join(_LEVELS)}, not {think!r}", field="think")
     if "thinking" not in language.capabilities:
         if think:
-            raise InvalidInput(f'"{request.model}" does not support thinking', hint="leave think out", field="think")
+            _check(request, "thinking", "thinking", "think", language)
         return {}
     effort = {"reasoning_effort": think} if isinstance(think, str) else {}
     return {"enable_thinking": think is None or bool(think)} | effort
@@ -198,8 +211,3 @@ def _illustrate(message: dict[str, Any], images: Sequence[int]) -> None:
     if images:
         text = [{"type": "text", "text": message["content"]}] if message["content"] else []
         message["content"] = [*({"type": "image", "media": image} for image in images), *text]
-
-
-def _check_vision(model: str, media: list[bytes], language: LanguageModel) -> None:
-    if media and "vision" not in language.capabilities:
-        raise InvalidInput(f'"{model}" does not support images', hint="choose a model with vision", field="images")

@@ -27,6 +27,9 @@ def report(found: dict[str, Any]) -> str:
         lines.append(
             f"daemon {daemon['version']} on {daemon['url']}, pid {daemon['pid']}, data in {daemon['data_dir']}"
         )
+        if daemon.get("ollama_url"):
+            lines.append(f"Ollama's clients find it on {daemon['ollama_url']}")
+        lines += daemon.get("notes", [])
     if hardware := found["hardware"]:
         lines.append(machine(hardware))
     if found["deployments"]:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 #: How long a route is kept after its last request, where none has said otherwise.
 KEEP_ALIVE_S = 300.0
 _SETTLED = ("ready", "failed", "stopped", "idle")
+#: Why something does not load that would, were something else not loaded.
+_NO_ROOM = ("insufficient_memory", "out_of_memory")
 
 
 @dataclass(slots=True, eq=False)
@@ -142,15 +144,27 @@ class OnDemand:
         while guest.active:
             guest.left.clear()
             await guest.left.wait()
-        settings = {"context_tokens": wanted} if wanted else {}
-        await self._reconciler.put(route, DeploymentSpec(model=model, settings=settings), temporary=True)
-        log.info("%s is deployed on demand", route)
-        deployment = await self._settled(route)
-        if deployment is None or deployment.state != "ready":
+        spec = DeploymentSpec(model=model, settings={"context_tokens": wanted} if wanted else {})
+        while True:
+            await self._reconciler.put(route, spec, temporary=True)
+            log.info("%s is deployed on demand", route)
+            deployment = await self._settled(route)
+            if deployment is not None and deployment.state == "ready":
+                return None
+            problem = deployment.error if deployment is not None else None
             if deployment is not None and deployment.temporary:
                 await self._reconciler.delete(route)
-            raise error_of(deployment.error if deployment else None, f"{route} could not be loaded")
-        return None
+            if problem is None or problem.code not in _NO_ROOM or not await self._make_room():
+                raise error_of(problem, f"{route} could not be loaded")
+
+    async def _make_room(self) -> bool:
+        """Undeploy the idle route that would expire next, if there is one."""
+        idle = [(guest.expires, route) for route, guest in self._guests.items() if not guest.holders]
+        if not idle:
+            return False
+        _, route = min(idle)
+        await self._end(route, self._guests[route])
+        return True
 
     def _rest(self, route: str, guest: _Guest) -> None:
         """Nobody holds it any more."""
@@ -165,7 +179,7 @@ class OnDemand:
         async with guest.changing:
             deployment = self._find(route)
             if not guest.holders and deployment is not None and deployment.temporary:
-                log.info("%s is undeployed: nobody asks for it", route)
+                log.info("%s is undeployed: nobody uses it", route)
                 try:
                     await self._reconciler.delete(route)
                 except Exception:  # one that does not end cleanly must not keep the others loaded for ever
