@@ -128,6 +128,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def _view(array: np.ndarray) -> memoryview:
+    return memoryview(array)  # type: ignore[arg-type]  # the stubs know buffers from Python 3.12 on
+
+
 def _name(fingerprint: str, prefix: Prefix) -> str:
     tokens = np.array(prefix.tokens, "<i8").tobytes()
     return hashlib.sha256(msgspec.json.encode([fingerprint, prefix.group]) + tokens).hexdigest()[:32] + SUFFIX
@@ -136,7 +140,7 @@ def _name(fingerprint: str, prefix: Prefix) -> str:
 def _write(path: Path, fingerprint: str, prefix: Prefix, state: np.ndarray) -> None:
     header = msgspec.json.encode(_Header(fingerprint, prefix.group, len(prefix.tokens), state.nbytes))
     tokens = np.array(prefix.tokens, "<i8").tobytes()
-    parts: list[bytes | memoryview] = [_LENGTH.pack(len(header)), header, tokens, memoryview(state)]
+    parts: list[bytes | memoryview] = [_LENGTH.pack(len(header)), header, tokens, _view(state)]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -178,7 +182,7 @@ def _read_state(path: Path) -> np.ndarray | None:
     except OSError:
         return None
     at = len(MAGIC) + _DIGEST_BYTES
-    if hashlib.sha256(memoryview(data[at:])).digest() != data[len(MAGIC) : at].tobytes():
+    if hashlib.sha256(_view(data[at:])).digest() != data[len(MAGIC) : at].tobytes():
         _remove(path)
         return None
     (header_bytes,) = _LENGTH.unpack(data[at : at + _LENGTH.size].tobytes())
