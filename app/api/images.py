@@ -93,7 +93,8 @@ class Images:
             found = await asyncio.get_running_loop().getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             raise InvalidInput(f"{field}: there is no host {host}", field=field) from None
-        addresses = [str(entry[4][0]) for entry in found]
+        # IPv4 first: not every machine has a way out by IPv6.
+        addresses = sorted((str(entry[4][0]) for entry in found), key=lambda address: ":" in address)
         if not addresses or not all(map(self._reachable, addresses)):
             raise InvalidInput(f"{field}: {host} is not an address of the public internet", field=field)
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from app.errors import InvalidInput
 from engines.protocol import Sampling
 
@@ -66,6 +68,8 @@ _SPELLINGS = {name.replace("_", ""): name for name in _SAMPLERS.values()} | {
 #: A bias of this much bans a token in OpenAI's protocol.
 _BAN = -100.0
 _MOST_BREAKERS = 64
+_MOST_STOPS = 64
+_DEFAULTS = Sampling()
 
 
 def sampling(given: Mapping[str, Any], where: str = "", defaults: Sampling | None = None) -> Sampling:
@@ -99,11 +103,7 @@ def sampling(given: Mapping[str, Any], where: str = "", defaults: Sampling | Non
         values["dry_sequence_breakers"] = _breakers(breakers, f"{where}dry_sequence_breakers")
     if (samplers := given.get("samplers")) is not None:
         values["samplers"] = _samplers(samplers, f"{where}samplers")
-    if not values:
-        return defaults or Sampling()
-    if defaults is None:
-        return Sampling(**values)
-    return Sampling(**({name: getattr(defaults, name) for name in Sampling.__struct_fields__} | values))
+    return msgspec.structs.replace(defaults or _DEFAULTS, **values) if values else defaults or _DEFAULTS
 
 
 def number(value: Any, field: str, kind: type, low: float, high: float) -> Any:
@@ -122,18 +122,21 @@ def number(value: Any, field: str, kind: type, low: float, high: float) -> Any:
 
 def seeds(sampling: Sampling, count: int) -> list[Sampling]:
     """One for each of ``count`` answers to the same prompt: the seed, and those that follow it."""
-    if sampling.seed is None or count == 1:
+    if sampling.seed is None:
         return [sampling] * count
-    fields = {name: getattr(sampling, name) for name in Sampling.__struct_fields__}
-    most = _RANGES["seed"][2]
-    return [Sampling(**(fields | {"seed": min(sampling.seed + i, int(most))})) for i in range(count)]
+    return [msgspec.structs.replace(sampling, seed=_after(sampling.seed, i)) for i in range(count)]
+
+
+def _after(seed: int, steps: int) -> int:
+    most = int(_RANGES["seed"][2])
+    return seed + steps if seed + steps <= most else seed + steps - most - 1
 
 
 def stops(given: str | Sequence[str] | None, field: str = "stop") -> list[str]:
     """The stop strings, without empty ones. Raises `InvalidInput`."""
     texts = [given] if isinstance(given, str) else list(given or [])
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidInput(f"{field} must be a text, or a list of texts", field=field)
+    if not all(isinstance(text, str) for text in texts) or len(texts) > _MOST_STOPS:
+        raise InvalidInput(f"{field} must be a text, or a list of at most {_MOST_STOPS} texts", field=field)
     return [text for text in texts if text]
 
 
