@@ -175,6 +175,6 @@ def _success(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str
 def _error_of(path: str) -> type:
     if path.startswith("/v1/messages"):
         return AnthropicError
-    if path.startswith(("/v1/", "/tokenize", "/detokenize", "/apply-template")):
+    if path.startswith(("/v1/", "/tokenize", "/detokenize", "/apply-template", "/rerank")):
         return OpenAIError
     return KServeError if path == "/v2" or path.startswith(("/v2/", "/api/")) else ManageError
