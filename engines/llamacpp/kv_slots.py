@@ -318,11 +318,12 @@ class KvSlots:
         neighbours = [i for i in (slot - 1, slot + 1) if 0 <= i < len(self._slots)]
         return 1 - sum(self._slots[i].busy for i in neighbours)
 
-    def _cost(self, slot: int, kept: int, enough: int) -> tuple[bool, int, bool, int, int]:
-        """What speaks against taking ``slot``, of which ``kept`` tokens stay: that there is more elsewhere, or that
-        what nobody else holds goes; then that it is not empty; then that it was used lately."""
-        stays = kept > enough and self._loss(slot, kept) < WORTH_TOKENS
-        return not stays, -kept, self.length(slot) > 0, self._slots[slot].used_at, slot
+    def _cost(self, slot: int, kept: int, enough: int) -> tuple[bool, bool, int, int, int]:
+        """What speaks against taking ``slot``, of which ``kept`` tokens stay: that it must be filled from elsewhere,
+        that something goes which nobody else holds, that little stays, that it was used lately."""
+        loses = self._loss(slot, kept) >= WORTH_TOKENS
+        used_at = self._slots[slot].used_at if self.length(slot) else 0
+        return loses or kept <= enough, loses, -(kept // WORTH_TOKENS), used_at, slot
 
     def _loss(self, slot: int, kept: int) -> int:
         """Tokens that nobody holds any more once ``slot`` is cut to ``kept``."""
