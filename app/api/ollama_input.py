@@ -18,6 +18,8 @@ from engines.protocol import Generate, LanguageModel, Sampling
 DEFAULTS = Sampling(temperature=0.8, top_k=40, top_p=0.9, min_p=0.0, repeat_penalty=1.1, repeat_last_n=64)
 _MOST_TOKENS = 1 << 24
 _MOST_LOGPROBS = 20
+#: What is kept longer than a year is kept for ever.
+_LONGEST_S = 365 * 86_400.0
 _LEVELS = ("low", "medium", "high")
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -42,7 +44,7 @@ def keep_alive_s(given: KeepAlive) -> float | None:
             )
     else:
         seconds = float(given)
-    return math.inf if seconds < 0 else seconds
+    return math.inf if seconds < 0 or seconds > _LONGEST_S else seconds
 
 
 def context_tokens(options: Options | None) -> int | None:
