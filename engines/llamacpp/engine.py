@@ -10,7 +10,7 @@ from engines.engine import EngineError
 from engines.llamacpp import runner, scheduler
 from engines.llamacpp.chat_template import ChatTemplate
 from engines.llamacpp.detokenizer import Detokenizer
-from engines.llamacpp.kv_slots import Copy, Keep, KvSlots
+from engines.llamacpp.kv_slots import Copy, Keep, KvSlots, Move
 from engines.llamacpp.runner import KvFull, Row, Runner
 from engines.llamacpp.sampler import Sampler
 from engines.llamacpp.scheduler import Plan, QueueFull, Scheduler
@@ -71,7 +71,12 @@ class LlamaCppEngine:
             self._runner.close()
             raise
         self._scheduler = Scheduler(
-            KvSlots(self._settings.sequences, can_cut=model.can_cut),
+            KvSlots(
+                self._settings.sequences,
+                self._settings.kv_tokens,
+                can_cut=model.can_cut,
+                streams=self._settings.streams,
+            ),
             busy_budget=self._settings.step_tokens,
             idle_budget=self._settings.batch_tokens,
             kv_tokens=self._settings.kv_tokens,
@@ -205,8 +210,10 @@ class LlamaCppEngine:
 
     def _decode(self, plan: Plan) -> np.ndarray:
         for action in plan.actions:
-            if isinstance(action, Copy):
+            if isinstance(action, Copy | Move):
                 self._runner.copy(action.source, action.target, action.count)
+                if isinstance(action, Move):
+                    self._runner.keep(action.source, 0)
             elif isinstance(action, Keep):
                 self._runner.keep(action.slot, action.count)
         if not plan.work:
