@@ -85,7 +85,7 @@ class OnDemand:
     def expires_at(self, route: str) -> float:
         """Unix seconds; infinite for what stays. Of one that answers now: as if it ended now."""
         guest = self._guests.get(route)
-        if guest is None:
+        if guest is None or not self._is_temporary(route):
             return math.inf
         if guest.holders:
             return time.time() + guest.keep_alive_s
@@ -94,7 +94,7 @@ class OnDemand:
     async def release(self, route: str) -> bool:
         """Undeploy ``route`` now, or when its last request has ended; whether it is one that may be."""
         guest = self._guests.get(route)
-        if guest is None:
+        if guest is None or not self._is_temporary(route):
             return False
         guest.keep_alive_s = 0
         await self._end(route, guest)
@@ -121,6 +121,10 @@ class OnDemand:
             return self._reconciler.get(route)
         except NotFound:
             return None
+
+    def _is_temporary(self, route: str) -> bool:
+        deployment = self._find(route)
+        return deployment is not None and deployment.temporary
 
     async def _settled(self, route: str) -> Deployment | None:
         """The deployment, once it is neither starting nor draining."""
@@ -168,8 +172,7 @@ class OnDemand:
 
     def _rest(self, route: str, guest: _Guest) -> None:
         """Nobody holds it any more."""
-        deployment = self._find(route)
-        if deployment is None or not deployment.temporary:
+        if not self._is_temporary(route):
             self._guests.pop(route, None)
         else:
             guest.expires = asyncio.get_running_loop().time() + guest.keep_alive_s
@@ -177,8 +180,7 @@ class OnDemand:
 
     async def _end(self, route: str, guest: _Guest) -> None:
         async with guest.changing:
-            deployment = self._find(route)
-            if not guest.holders and deployment is not None and deployment.temporary:
+            if not guest.holders and self._is_temporary(route):
                 log.info("%s is undeployed: nobody uses it", route)
                 try:
                     await self._reconciler.delete(route)

@@ -124,10 +124,13 @@ async def test_what_a_user_has_deployed_is_waited_for_and_never_ended(keeper, re
 
 
 async def test_what_a_user_takes_over_stays(keeper, reconciler):
-    async with keeper.hold("a", "model", 0):
-        reconciler.get("a").temporary = False
+    await use(keeper)
+    reconciler.get("a").temporary = False
+    assert keeper.expires_at("a") == math.inf
     assert not await keeper.release("a")
+    await use(keeper, keep_alive_s=0)
     assert reconciler.get("a").state == "ready"
+    assert len(reconciler.puts) == 1
 
 
 async def test_a_context_larger_than_a_lasting_deployment_has_is_refused_with_the_remedy(keeper, reconciler):
