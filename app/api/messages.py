@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from app.api.tools import check_depth
 from app.errors import InvalidInput
 
 _ROLES = {
@@ -163,6 +164,7 @@ def _call(given: Any, where: str, inner: str) -> dict[str, Any]:
     if arguments is None or arguments == "":
         arguments = "{}"
     elif isinstance(arguments, dict):
+        check_depth(arguments, f"{where}{inner}.arguments")
         arguments = json.dumps(arguments, ensure_ascii=False)
     elif not isinstance(arguments, str):
         raise InvalidInput(f"{where}{inner}.arguments: expected JSON text", field=f"{where}{inner}.arguments")

@@ -10,6 +10,11 @@ _NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _MOST_TOOLS = 1024
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MODES = ("none", "auto", "required")
+MOST_DEPTH = 64
+#: Keywords whose values are schemas: by name, in a list, or one.
+_OF_NAMES = {"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"}
+_OF_LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
+_OF_ONE = {"items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else"}
 
 
 def tools(given: Any, where: str = "tools") -> list[dict[str, Any]]:
@@ -64,7 +69,10 @@ def choice(given: Any, offered: list[dict[str, Any]], where: str = "tool_choice"
     if isinstance(given, dict) and given.get("type") == "allowed_tools":
         inner = given.get("allowed_tools")
         allowed = inner if isinstance(inner, dict) else given
-        wanted = [_named(tool, f"{where}.tools[{index}]", names) for index, tool in enumerate(allowed.get("tools", []))]
+        listed = allowed.get("tools", [])
+        if not isinstance(listed, list):
+            raise InvalidInput(f"{where}.tools: expected a list", field=f"{where}.tools")
+        wanted = [_named(tool, f"{where}.tools[{index}]", names) for index, tool in enumerate(listed)]
         mode, _ = choice(allowed.get("mode", "auto"), offered, f"{where}.mode")
         return mode, [tool for tool in offered if tool["function"]["name"] in wanted]
     if isinstance(given, dict):
@@ -92,10 +100,30 @@ def _named(given: Any, where: str, names: list[str]) -> str:
     return name
 
 
-def check_schema(schema: Any, field: str, path: str = "", depth: int = 0) -> None:
+def check_depth(value: Any, field: str) -> None:
+    """Raises `InvalidInput` where ``value`` is nested deeper than anything that means something: what walks through
+    it later, in the worker too, must not exhaust its stack."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for entry in level
+            if isinstance(entry, (dict, list))
+            for inner in (entry.values() if isinstance(entry, dict) else entry)
+        ]
+        if not level:
+            return
+    raise InvalidInput(f"{field} is nested deeper than {MOST_DEPTH} levels", field=field)
+
+
+def check_schema(schema: Any, field: str) -> None:
     """Raises `InvalidInput` where ``schema`` is no JSON schema: it says where inside, and names ``field``. Which
     keywords can be enforced is another question, which the engine answers."""
+    check_depth(schema, field)
+    _check_schema(schema, field, "")
 
+
+def _check_schema(schema: Any, field: str, path: str) -> None:
     def wrong(at: str, expected: str) -> InvalidInput:
         return InvalidInput(f"{field}{path}{at} must be {expected}", field=field)
 
@@ -103,8 +131,6 @@ def check_schema(schema: Any, field: str, path: str = "", depth: int = 0) -> Non
         return
     if not isinstance(schema, dict):
         raise wrong("", "a JSON schema")
-    if depth > 64:
-        raise wrong("", "a schema of at most 64 levels")
     kinds = schema.get("type")
     if kinds is not None and not (kinds in _TYPES if isinstance(kinds, str) else _some(kinds, lambda k: k in _TYPES)):
         raise wrong(".type", f"one of {', '.join(_TYPES)}, or a list of them, not {kinds!r}")
@@ -112,20 +138,19 @@ def check_schema(schema: Any, field: str, path: str = "", depth: int = 0) -> Non
         raise wrong(".required", "a list of names")
     if "enum" in schema and not _some(schema["enum"], lambda _: True):
         raise wrong(".enum", "a list of values")
-    for key in ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"):
-        inner = schema.get(key)
-        if inner is not None and not isinstance(inner, dict):
+    for key in _OF_NAMES & schema.keys():
+        if not isinstance(schema[key], dict):
             raise wrong(f".{key}", "an object")
-        for name, value in (inner or {}).items():
-            check_schema(value, field, f"{path}.{key}.{name}", depth + 1)
-    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
-        if key in schema and not _some(schema[key], lambda _: True):
+        for name, value in schema[key].items():
+            _check_schema(value, field, f"{path}.{key}.{name}")
+    for key in _OF_LISTS & schema.keys():
+        if not _some(schema[key], lambda _: True):
             raise wrong(f".{key}", "a list of schemas")
-        for index, value in enumerate(schema.get(key, ())):
-            check_schema(value, field, f"{path}.{key}[{index}]", depth + 1)
-    for key in ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else"):
-        if key in schema and not (key == "items" and isinstance(schema[key], list)):
-            check_schema(schema[key], field, f"{path}.{key}", depth + 1)
+        for index, value in enumerate(schema[key]):
+            _check_schema(value, field, f"{path}.{key}[{index}]")
+    for key in _OF_ONE & schema.keys():
+        if not (key == "items" and isinstance(schema[key], list)):  # as it was before `prefixItems`
+            _check_schema(schema[key], field, f"{path}.{key}")
 
 
 def _every(values: Any, right: Any) -> bool:

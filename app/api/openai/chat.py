@@ -100,6 +100,7 @@ def _is_legacy(body: ChatRequest) -> bool:
 
 
 def _variables(body: ChatRequest) -> dict[str, Any]:
+    tools.check_depth(body.chat_template_kwargs, "chat_template_kwargs")
     variables = dict(body.chat_template_kwargs or {})
     if body.enable_thinking is not None:
         variables["enable_thinking"] = body.enable_thinking
