@@ -3,6 +3,7 @@
 A framework would cost half of the throughput (see docs/performance.md), and what is needed of one is small.
 """
 
+import re
 import time
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -19,6 +20,7 @@ from app.errors import InvalidInput, MethodNotAllowed, NotFound, PayloadTooLarge
 T = TypeVar("T")
 Scope = Literal["open", "inference", "management"]
 
+_MISSING = re.compile("Object missing required field `(.+)`")
 #: Python refuses to read very long numbers; no honest one has more digits.
 MOST_DIGITS = 18
 
@@ -65,6 +67,9 @@ class Request:
         except msgspec.ValidationError as error:
             reason, _, where = str(error).partition(" - at `$")
             name = where.rstrip("`").lstrip(".")
+            if missing := _MISSING.fullmatch(reason):
+                name = f"{name}.{missing[1]}".lstrip(".")
+                reason = "it is missing"
             raise InvalidInput(f"{name or 'body'}: {reason}", field=name) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"the body is not valid JSON: {error}") from None

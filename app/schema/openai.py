@@ -96,6 +96,8 @@ class ChatRequest(_Generation, kw_only=True):
     function_call: str | dict[str, Any] | None = None
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
+    reasoning_format: str | None = None
+    """``none``: what the model thinks stays part of the text, where there are no tools."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Further variables of the chat template."""
     continue_final_message: bool | str | None = None

@@ -85,6 +85,7 @@ def ask(body: ChatRequest, messages: list[dict[str, Any]]) -> Generate:
     else:
         request.tool_choice, request.tools = tools.choice(body.tool_choice, tools.tools(body.tools))
         request.parallel_tool_calls = body.parallel_tool_calls is not False
+    request.parse = body.reasoning_format != "none" or bool(request.tools)
     request.variables = _variables(body)
     request.continue_final = _continues(body, messages)
     top = within(body.top_logprobs, "top_logprobs", 0, MOST_LOGPROBS, 0)

@@ -138,6 +138,13 @@ async def test_the_template_gets_its_variables(http, worker, given, variables):
     assert worker.generated[0][0].variables == variables
 
 
+async def test_thoughts_stay_in_the_text_where_that_is_asked_for(http, worker):
+    for more in ({}, {"reasoning_format": "auto"}, {"reasoning_format": "none"}):
+        await ask(http, **more)
+    await ask(http, reasoning_format="none", tools=TOOLS)
+    assert [request.parse for request, _ in worker.generated] == [True, True, False, True]
+
+
 async def test_tools_are_called_in_parallel_and_whole(http, worker):
     answer = await ask(http, "please call Paris Rome", tools=TOOLS)
     [choice] = answer["choices"]
@@ -422,6 +429,7 @@ async def test_a_client_that_hangs_up_frees_every_choice(echo_house, worker):
     ("given", "field"),
     [
         ({"messages": []}, "messages"),
+        ({"stream_options": 1}, "stream_options"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"n": 0}, "n"),

@@ -155,3 +155,10 @@ async def test_what_is_wrong_is_named(http, given, field):
     answer = await http.post("/v1/completions", json={"model": "echo", "prompt": "x"} | given)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == field
+
+
+async def test_what_is_missing_is_named(http):
+    answer = await http.post("/v1/completions", json={"model": "echo"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt"
+    assert "missing" in answer.json()["error"]["message"]
