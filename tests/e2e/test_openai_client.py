@@ -328,3 +328,41 @@ def test_an_image_for_a_model_without_eyes_is_refused(client):
     parts = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{pixel}"}}]
     with pytest.raises(openai.BadRequestError):
         chat(client, messages=[{"role": "user", "content": parts}])
+
+
+# --- what this model cannot do, by an engine that repeats what it is told ----------------------------------
+
+
+@pytest.fixture(scope="module")
+def parrot(daemon, tmp_path_factory):
+    """Routes: ``parrot`` thinks and calls tools when told to, ``dying`` fails after two words."""
+    folder = tmp_path_factory.mktemp("echo")
+    for name, behaviour in (("parrot", {}), ("dying", {"error_after": 2})):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps({"engine": "echo", "kind": "language"} | behaviour))
+        daemon.pull(f"file:{path}", name=name)
+        assert daemon.deploy(name)["state"] == "ready"
+
+
+@pytest.mark.usefixtures("parrot")
+def test_parallel_calls_and_thoughts_are_gathered_from_a_stream(client):
+    thinking = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
+    with client.chat.completions.stream(
+        model="parrot", messages=[{"role": "user", "content": "call Oslo Rome"}], tools=[CLOCK], **thinking
+    ) as stream:
+        for _ in stream:
+            pass
+        [choice] = stream.get_final_completion().choices
+    assert [call.function.arguments for call in choice.message.tool_calls] == ['{"word": "Oslo"}', '{"word": "Rome"}']
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.reasoning_content == "I repeat."
+
+
+@pytest.mark.usefixtures("parrot")
+def test_an_error_in_mid_stream_is_raised_by_the_client(client):
+    said = []
+    with pytest.raises(openai.APIError, match="asked to fail") as caught:
+        for chunk in chat(client, "one two three", model="dying", stream=True):
+            said += [choice.delta.content for choice in chunk.choices]
+    assert "".join(said) == "one two "
+    assert caught.value.code == "engine_failed"
