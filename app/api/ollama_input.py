@@ -18,6 +18,8 @@ from engines.protocol import Generate, LanguageModel, Sampling
 DEFAULTS = Sampling(temperature=0.8, top_k=40, top_p=0.9, min_p=0.0, repeat_penalty=1.1, repeat_last_n=64)
 _MOST_TOKENS = 1 << 24
 _MOST_LOGPROBS = 20
+#: No deployment has a smaller context.
+_LEAST_CONTEXT = 32
 #: What is kept longer than a year is kept for ever.
 _LONGEST_S = 365 * 86_400.0
 _LEVELS = ("low", "medium", "high")
@@ -52,7 +54,8 @@ def context_tokens(options: Options | None) -> int | None:
     value = (options or {}).get("num_ctx")
     if value is None:
         return None
-    return int(number(value, "options.num_ctx", int, 0, _MOST_TOKENS)) or None
+    tokens = int(number(value, "options.num_ctx", int, 0, _MOST_TOKENS))
+    return max(tokens, _LEAST_CONTEXT) if tokens else None
 
 
 def chat(request: ChatRequest, language: LanguageModel) -> tuple[Generate, list[bytes]]:

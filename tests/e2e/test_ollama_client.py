@@ -307,3 +307,5 @@ def test_a_taken_port_is_a_note_and_the_rest_serves(tmp_path):
         info = daemon.wait("daemon", "info", lambda info: True)
         assert (info["notes"], info["ollama_url"]) == ([], f"http://127.0.0.1:{port}")
         assert httpx2.get(f"{info['ollama_url']}/health/ready").status_code == 200
+        head = httpx2.head(info["ollama_url"])
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "17")

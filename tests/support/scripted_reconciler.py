@@ -54,7 +54,9 @@ class ScriptedReconciler:
         return self.now[route]
 
     def settle(self, route: str) -> None:
-        entry = self.now[route]
+        entry = self.now.get(route)
+        if entry is None or entry.state != "starting":
+            return  # it was undeployed meanwhile
         entry.error = self.problem(route)
         entry.state = "failed" if entry.error else "ready"
         entry.context_tokens = entry.spec.settings.get("context_tokens", self.context_tokens)

@@ -66,6 +66,12 @@ def test_options_become_sampling_with_ollamas_defaults():
     assert (generation.max_tokens, generation.stop) == (5, ["x"])
 
 
+@pytest.mark.parametrize(("given", "tokens"), [(None, None), (0, None), (8, 32), (4096, 4096), (4096.0, 4096)])
+def test_num_ctx_is_the_context_that_is_needed(given, tokens):
+    assert ollama_input.context_tokens({"num_ctx": given}) == tokens
+    assert ollama_input.context_tokens(None) is None
+
+
 @pytest.mark.parametrize("predict", [-1, -2, 0, None])
 def test_num_predict_below_one_is_without_limit(predict):
     assert chat(options={"num_predict": predict})[0].max_tokens == -1

@@ -1,11 +1,14 @@
 import asyncio
+import contextlib
 import math
+import random
+import time
 from contextlib import aclosing
 
 import pytest
 
 from app.deployments.on_demand import OnDemand
-from app.errors import DeadlineExceeded, EngineUnavailable, InsufficientMemory, InvalidInput
+from app.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, InsufficientMemory, InvalidInput
 from app.schema.manage import DeploymentSpec, Problem
 from tests.support.scripted_reconciler import ScriptedReconciler
 
@@ -76,8 +79,6 @@ async def test_nothing_said_keeps_what_was_said_before(keeper, reconciler, bus):
 
 
 async def test_the_moment_of_its_end_is_known(keeper):
-    import time
-
     await use(keeper, keep_alive_s=60)
     assert 50 < keeper.expires_at("a") - time.time() <= 60
     await use(keeper, keep_alive_s=600)
@@ -199,3 +200,32 @@ async def test_a_request_that_is_cancelled_while_it_waits_leaves_no_trace(keeper
         await request
     reconciler.settle("a")
     await until(bus, "a", lambda state: state is None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_comes_what_is_held_is_ready_and_nothing_is_left(keeper, reconciler, bus, seed):
+    chance = random.Random(seed)
+    reconciler.problem = lambda route: Problem(code="bad_model", message="no") if chance.random() < 0.1 else None
+    held = 0
+
+    async def visit():
+        nonlocal held
+        for _ in range(25):
+            route, needed = chance.choice("ab"), chance.choice([None, 256, 1024, 2048])
+            with contextlib.suppress(TimeoutError, EngineFailed):
+                async with asyncio.timeout(chance.choice([0.0005, 5])):
+                    async with keeper.hold(route, "model", chance.choice([0, 0.001, 0.01]), needed):
+                        for _ in range(chance.randrange(4)):
+                            deployment = reconciler.get(route)
+                            assert deployment.state == "ready" and deployment.context_tokens >= (needed or 0)
+                            await asyncio.sleep(0.0005)
+                        held += 1
+            if chance.random() < 0.2:
+                await keeper.release(route)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(visit() for _ in range(8)))
+    for route in "ab":
+        await until(bus, route, lambda state: state is None)
+        assert keeper.expires_at(route) == math.inf
+    assert held > 50
