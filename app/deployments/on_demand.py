@@ -24,7 +24,7 @@ _NO_ROOM = ("insufficient_memory", "out_of_memory")
 
 @dataclass(slots=True, eq=False)
 class _Guest:
-    """A route that a request had deployed. ``expires`` is of the loop's clock, and infinite while it is held."""
+    """A route that a request had deployed. ``expires`` is of the loop's clock, and counts while nobody holds it."""
 
     keep_alive_s: float = KEEP_ALIVE_S
     holders: int = 0
@@ -66,7 +66,6 @@ class OnDemand:
             return
         guest = self._guests.setdefault(route, _Guest())
         guest.holders += 1
-        guest.expires = math.inf
         guest.keep_alive_s = guest.keep_alive_s if keep_alive_s is None else keep_alive_s
         try:
             async with self._deadline(route), guest.changing:
@@ -105,13 +104,13 @@ class OnDemand:
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
-            due = min((guest.expires for guest in self._guests.values()), default=math.inf)
+            due = min((guest.expires for guest in self._guests.values() if not guest.holders), default=math.inf)
             try:
                 async with asyncio.timeout_at(None if due == math.inf else due):
                     await self._changed.wait()
             except TimeoutError:
                 for route, guest in list(self._guests.items()):
-                    if guest.expires <= loop.time():
+                    if not guest.holders and guest.expires <= loop.time():
                         await self._end(route, guest)
 
     # --- inside -------------------------------------------------------------------------------------------
