@@ -36,6 +36,15 @@ def grammar(given: Mapping[str, Any]) -> Grammar | None:
     return found[0][1] if found else None
 
 
+def named(given: Mapping[str, Any]) -> str:
+    """Which field of ``given`` says what the answer must match; empty: none does."""
+    names = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar")
+    for name in (*names, "json_schema", "response_format"):
+        if given.get(name):
+            return name
+    return ""
+
+
 def response_format(given: Any, where: str = "response_format") -> Grammar | None:
     """OpenAI's ``{"type": …}``; None for text. A ``json_object`` may carry a ``schema``, as for llama-server."""
     kind = given.get("type") if isinstance(given, dict) else None

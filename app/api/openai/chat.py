@@ -9,12 +9,13 @@ import msgspec
 
 from app.api import tools
 from app.api.answer import Answer
+from app.api.fields import said_as
 from app.api.http import Request, Response, Stream, json
 from app.api.images import Images
 from app.api.messages import canonical
 from app.api.openai import logprobs
 from app.api.openai.answers import collect_all, fingerprint, start_all, timings, usage
-from app.api.openai.generation import MOST_CHOICES, MOST_LOGPROBS, each_seed, generation, within
+from app.api.openai.generation import MOST_CHOICES, MOST_LOGPROBS, each_seed, field_names, generation, within
 from app.api.openai.voices import ChatVoice, Frame, Last, events, finish_reason
 from app.dataplane.dataplane import Dataplane
 from app.errors import InvalidInput
@@ -46,15 +47,18 @@ class Chat:
         requests = each_seed(asked, within(body.n, "n", 1, MOST_CHOICES, 1))
         number, created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
         legacy = _is_legacy(body)
+        told = said_as(lambda field: field_names(body, asked).get(field, field))
         if body.stream:
-            started, resources = await start_all(self._dataplane, body.model, requests, request.arrived, media)
+            with told:
+                started, resources = await start_all(self._dataplane, body.model, requests, request.arrived, media)
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             frame = Frame(_KIND, number, created, body.model, fingerprint(target), with_usage)
             voices = [ChatVoice(frame, index, legacy) for index in range(len(requests))]
             last = Last(frame, with_usage, bool(body.timings_per_token), len(requests))
             opening = b"".join(voice.opening for voice in voices)
             return Stream(events(started, voices, opening, last, request), resources=resources)
-        answers = await collect_all(self._dataplane, body.model, requests, request.arrived, media)
+        with told:
+            answers = await collect_all(self._dataplane, body.model, requests, request.arrived, media)
         return json(
             ChatCompletion(
                 id=number,

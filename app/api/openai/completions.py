@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from app.api.answer import Answer
+from app.api.fields import said_as
 from app.api.http import Request, Response, Stream, json
 from app.api.openai import logprobs
 from app.api.openai.answers import collect_all, fingerprint, start_all, timings, usage
-from app.api.openai.generation import MOST_CHOICES, MOST_LOGPROBS, each_seed, generation, is_token, within
+from app.api.openai.generation import MOST_CHOICES, MOST_LOGPROBS, each_seed, field_names, generation, is_token, within
 from app.api.openai.voices import CompletionVoice, Frame, Last, events, finish_reason
 from app.dataplane.dataplane import Dataplane
 from app.errors import InvalidInput
@@ -37,16 +38,19 @@ class Completions:
         n, best_of = _counts(body)
         asked = ask(body, given, best_of)
         number, created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
+        told = said_as(lambda field: field_names(body, asked[0]).get(field, field))
         echoes = [await self._text(body.model, prompt) if body.echo else "" for prompt in given]
         if body.stream:
-            started, resources = await start_all(self._dataplane, body.model, asked, request.arrived)
+            with told:
+                started, resources = await start_all(self._dataplane, body.model, asked, request.arrived)
             with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             frame = Frame(_KIND, number, created, body.model, fingerprint(target), with_usage)
             voices = [CompletionVoice(frame, index) for index in range(len(asked))]
             opening = b"".join(voice.text(echo) for voice, echo in zip(voices, _repeat(echoes, n), strict=True) if echo)
             last = Last(frame, with_usage, bool(body.timings_per_token), n)
             return Stream(events(started, voices, opening, last, request), resources=resources)
-        answers = await collect_all(self._dataplane, body.model, asked, request.arrived)
+        with told:
+            answers = await collect_all(self._dataplane, body.model, asked, request.arrived)
         counted = usage(answers, best_of)
         likely = body.logprobs is not None
         choices = [

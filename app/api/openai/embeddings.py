@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from app.api.fields import from_index, said_as
 from app.api.http import Request, Response, json
 from app.api.openai.generation import is_token, within
 from app.dataplane.dataplane import Dataplane
@@ -52,7 +53,8 @@ async def embed(
     """FP32 [inputs, width], each of Euclidean length 1, and how many tokens were read. Raises `PilothouseError`."""
     parts, tokens = [], 0
     for first in range(0, len(given), _BATCH):
-        answer, payload = await dataplane.embed(model, Embed(0, given[first : first + _BATCH]), arrived)
+        with said_as(from_index(first, "input")):
+            answer, payload = await dataplane.embed(model, Embed(0, given[first : first + _BATCH]), arrived)
         parts.append(np.frombuffer(payload, np.float32).reshape(-1, answer.dimensions))
         tokens += sum(answer.tokens)
     return np.concatenate(parts), tokens

@@ -38,6 +38,19 @@ def generation(body: ChatRequest | CompletionRequest, default_max_tokens: int) -
     return request
 
 
+def field_names(body: ChatRequest | CompletionRequest, request: Generate) -> dict[str, str]:
+    """What the worker calls otherwise than the client: see `app.api.fields`."""
+    names = {"prompt_tokens": "prompt"}
+    if constraint := structured.named(msgspec.structs.asdict(body)):
+        names |= dict.fromkeys(("grammar", "response_format"), constraint)
+    for index, message in enumerate(request.messages or ()):
+        if isinstance(message["content"], list):
+            for place, part in enumerate(message["content"]):
+                if part["type"] == "image":
+                    names[f"media[{part['media']}]"] = f"messages[{index}].content[{place}].image_url"
+    return names
+
+
 def _max_tokens(given: dict[str, Any], default: int) -> int:
     for name in ("max_completion_tokens", "max_tokens", "n_predict"):
         if given.get(name) is not None:

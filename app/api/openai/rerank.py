@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from app.api.fields import from_index, said_as
 from app.api.http import Request, Response, json
 from app.api.openai.generation import within
 from app.dataplane.dataplane import Dataplane
@@ -47,7 +48,8 @@ class Rerank:
         parts, tokens = [], 0
         for first in range(0, len(documents), _BATCH):
             rank = Rank(0, query, documents[first : first + _BATCH])
-            answer, payload = await self._dataplane.embed(model, rank, arrived)
+            with said_as(from_index(first, "documents")):
+                answer, payload = await self._dataplane.embed(model, rank, arrived)
             parts.append(np.frombuffer(payload, np.float32))
             tokens += sum(answer.tokens)
         return np.concatenate(parts), tokens

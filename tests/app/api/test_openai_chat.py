@@ -9,6 +9,7 @@ from app.api.images import Images
 from app.api.openai import OpenAI
 from app.api.server import Server
 from app.settings import Settings
+from engines.engine import EngineError
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 WEATHER = {"name": "weather", "description": "of a place", "parameters": {"type": "object", "properties": {}}}
@@ -474,6 +475,27 @@ async def test_a_schema_is_checked_to_its_depths(http):
     schema = {"anyOf": [{"type": "object"}, {"enum": []}]}
     message = await refuse(http, "guided_json", guided_json=schema)
     assert "guided_json.anyOf[1].enum" in message
+
+
+@pytest.mark.parametrize(
+    ("worker_says", "given", "field"),
+    [
+        ("grammar", {"guided_regex": "("}, "guided_regex"),
+        ("response_format", {"json_schema": {"type": "object"}, "response_format": {"type": "text"}}, "json_schema"),
+        ("response_format", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("media[1]", {}, "messages[0].content[2].image_url"),
+        ("messages", {}, "messages"),
+    ],
+)
+async def test_what_the_worker_refuses_is_named_as_the_client_calls_it(http, worker, worker_says, given, field):
+    def refuse_it(request, media=()):
+        raise EngineError("invalid_input", f"{worker_says} is wrong", field=worker_says)
+
+    worker.engine.submit = refuse_it
+    image = {"type": "image_url", "image_url": {"url": PIXEL}}
+    messages = [{"role": "user", "content": [image, {"type": "text", "text": "and"}, image]}]
+    for stream in (False, True):
+        assert field in await refuse(http, field, **given, messages=messages, stream=stream)
 
 
 async def test_an_unknown_model_is_404_and_a_remote_image_is_not_fetched(http):

@@ -12,6 +12,7 @@ from app.api.openai import OpenAI
 from app.api.openai.embeddings import shortened
 from app.dataplane.routing import Target
 from app.errors import InvalidInput
+from engines.engine import EngineError
 
 
 @pytest.fixture
@@ -75,6 +76,22 @@ async def test_many_inputs_reach_the_worker_in_batches(http, worker):
     answer = await embed(http, [f"text {i}" for i in range(150)])
     assert [len(request.inputs) for request in worker.asked] == [64, 64, 22]
     assert answer["data"][149]["embedding"] == pytest.approx(expected("text 149"), abs=1e-7)
+
+
+async def test_an_input_that_the_worker_refuses_is_named_by_its_place_in_the_request(http, worker):
+    embed_them = worker.engine.embed
+
+    def refuse(requests):
+        if "bad" in requests[0].inputs:
+            field = f"input[{requests[0].inputs.index('bad')}]"
+            raise EngineError("context_exceeded", f"{field} has 999 tokens", field=field)
+        return embed_them(requests)
+
+    worker.engine.embed = refuse
+    answer = await http.post("/v1/embeddings", json={"model": "echo", "input": ["x"] * 70 + ["bad"]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "input[70]"
+    assert answer.json()["error"]["message"] == "input[70] has 999 tokens"
 
 
 @pytest.mark.parametrize(
