@@ -211,18 +211,25 @@ class Scheduler:
         """As `KvSlots.saved`."""
         return self._slots.saved(key, size_bytes)
 
-    def not_restored(self, plan: Plan, action: Restore) -> None:
-        """``action`` of ``plan`` failed, the others are done: do not decode, but schedule anew. What the slot should
-        have held, and what was copied from there, is computed again; the store shall drop the key."""
-        self._slots.forget(action.key)
-        empty = {action.slot}
-        for later in plan.actions[plan.actions.index(action) + 1 :]:
-            if isinstance(later, Copy) and later.source in empty:
-                empty.add(later.target)
+    def not_restored(self, actions: list[MemoryAction]) -> list[MemoryAction]:
+        """The first of ``actions``, a `Restore`, failed, so the store shall drop its key: what to do of the others,
+        which come after it in the plan. Do not decode then, but schedule anew: what the slot should have held, and
+        what would have been copied from there, is computed."""
+        failed, *others = actions
+        assert isinstance(failed, Restore)
+        self._slots.forget(failed.key)
+        empty = {failed.slot}
+        possible: list[MemoryAction] = []
+        for action in others:
+            if isinstance(action, Copy) and action.source in empty:
+                empty.add(action.target)
+            else:
+                possible.append(action)
         self._actions += (self._slots.clear(slot) for slot in sorted(empty))
         for sequence in self._running:
             if sequence.slot in empty:
                 sequence.computed = sequence.reused = 0
+        return possible
 
     def adopt(self, group: str, tokens: list[int], size_bytes: int) -> int | None:
         """As `KvSlots.adopt`."""
@@ -310,7 +317,7 @@ class Scheduler:
         candidates = [
             s
             for s in self._running
-            if s.group == sequence.group and s.rank < sequence.rank and len(s.tokens) - s.computed > 1
+            if s.group == sequence.group and s.rank < sequence.rank and not _is_at_end(s)
         ]
         if not candidates:
             return False
@@ -346,7 +353,7 @@ class Scheduler:
             spare = max(0, self._room - needed - idle)
             for sequence in self._running:
                 if sequence.draft:
-                    drafting = self._slots.can_cut and len(sequence.tokens) - sequence.computed == 1
+                    drafting = self._slots.can_cut and _is_at_end(sequence)
                     del sequence.draft[spare if drafting else 0 :]
                     spare -= len(sequence.draft)
 
@@ -356,7 +363,7 @@ class Scheduler:
         prompts: list[Sequence] = []
         for sequence in self._running:
             if sequence.group == group:
-                (decoding if len(sequence.tokens) - sequence.computed == 1 else prompts).append(sequence)
+                (decoding if _is_at_end(sequence) else prompts).append(sequence)
         left = (self._busy_budget if decoding else self._idle_budget) - len(decoding)
         guesses = left // 2 if prompts else left
         work = []
@@ -399,6 +406,12 @@ def _rank(sequence: Sequence) -> tuple[int, int]:
 
 def _slot(work: Work) -> int:
     return work.sequence.slot
+
+
+def _is_at_end(sequence: Sequence) -> bool:
+    """Whether only the last token is to be computed, and is no image."""
+    computed = sequence.computed
+    return len(sequence.tokens) - computed == 1 and not (sequence.spans and sequence.spans[-1][0] == computed)
 
 
 def _next_piece(sequence: Sequence, most: int) -> tuple[int, int]:
