@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import InvalidInput, RouteNotFound
+from app.registry.formats import LORA, PROJECTOR
 from app.registry.registry import Registry
 from app.schema.manage import Model, Version
 
 #: Formats of language models. A file of the echo engine says only once it is loaded what it is.
 FORMATS = ("gguf", "echo")
-#: Tasks of files that serve nothing alone.
-_PARTS = ("lora", "projector")
 _LATEST = ":latest"
 _SCHEMES = ("hf", "pypi", "http", "https", "file", "ollama")
 #: First labels of the hosts under which Ollama's users name models of the hub.
@@ -43,7 +42,7 @@ def reference(name: str) -> str:
 
 def speaks(model: Model, version: Version) -> bool:
     """Whether this may be a language model."""
-    return version.format in FORMATS and model.task not in _PARTS
+    return version.format in FORMATS and model.task not in (LORA, PROJECTOR)
 
 
 def resolve(name: str, routes: Mapping[str, Any], registry: Registry) -> Name:
