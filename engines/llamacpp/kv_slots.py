@@ -227,12 +227,10 @@ class KvSlots:
     # --- saved states -------------------------------------------------------------------------------------
 
     def saved(self, key: int, size_bytes: int) -> list[int]:
-        """The state ``key`` is in the store; 0 bytes: it could not be saved. The keys that the store shall drop: what
-        the new one contains, then the least recently used beyond the bound."""
+        """The state ``key`` is in the store; 0 bytes: it could not be saved. The keys that the store shall drop: this one
+        if it is too large, what it contains, and the least recently used beyond the bound."""
         entry = self._saved.get(key)
-        if not entry:
-            return [key]
-        if not size_bytes:
+        if not entry or not size_bytes or (size_bytes > self._store_bytes and key not in self._restoring):
             self.forget(key)
             return [key]
         self.cache_bytes += size_bytes - entry.size_bytes

@@ -40,21 +40,23 @@ class PrefixStore:
     def __init__(self) -> None:
         self._states: dict[int, np.ndarray] = {}
         self._files: dict[int, Path] = {}
-        """Of states that were not yet asked for since the load."""
+        """Where states are written, some of which were not yet asked for since the load."""
 
     def __len__(self) -> int:
-        return len(self._states) + len(self._files)
+        return len(self._states.keys() | self._files.keys())
 
     def put(self, key: int, state: np.ndarray) -> None:
         self._states[key] = state
+        self._files.pop(key, None)
 
     def get(self, key: int) -> np.ndarray | None:
         """None where its file has gone or is not what was written."""
-        if path := self._files.pop(key, None):
+        if key not in self._states and (path := self._files.get(key)):
             state = _read_state(path)
             if state is None:
-                return None
-            self._states[key] = state
+                del self._files[key]
+            else:
+                self._states[key] = state
         return self._states.get(key)
 
     def drop(self, keys: Iterable[int]) -> None:
@@ -81,6 +83,7 @@ class PrefixStore:
                     if state is None:
                         continue
                     _write(path, fingerprint, prefix, state)
+                    self._files[prefix.key] = path
                 # The files' times keep the order of use, and distinct on file systems that count in 100 ns.
                 os.utime(path, ns=(now_ns + 1000 * order, now_ns + 1000 * order))
                 total += path.stat().st_size

@@ -261,6 +261,15 @@ def test_a_state_that_could_not_be_saved_is_forgotten() -> None:
     slots.check()
 
 
+def test_a_state_that_is_larger_than_the_store_displaces_nothing() -> None:
+    slots = store()
+    for tokens in (A, B):
+        serve(slots, tokens)
+    slots.take(C)
+    assert slots.saved(2, 3001) == [2]
+    assert keys(slots) == [1]
+
+
 def test_a_state_that_is_larger_than_the_store_is_not_saved_again() -> None:
     slots = KvSlots(1, 1000, store_bytes=1500)
     serve(slots, A)

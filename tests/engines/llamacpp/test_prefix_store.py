@@ -71,9 +71,10 @@ def test_no_folder_is_an_empty_one(tmp_path: Path) -> None:
     assert PrefixStore().load(tmp_path / "none", MODEL, Books().adopt) == 0
 
 
-def test_what_was_not_asked_for_is_not_written_again(folder: Path) -> None:
+def test_what_is_written_is_not_written_again(folder: Path) -> None:
     store, books = PrefixStore(), Books()
     store.load(folder, MODEL, books.adopt)
+    assert store.get(100) is not None
     inodes = {path.name: path.stat().st_ino for path in folder.iterdir()}
     total = sum(path.stat().st_size for path in folder.iterdir())
     assert store.save(folder, MODEL, books.prefixes[::-1]) == total
