@@ -71,10 +71,9 @@ class Adapters:
         if self._active.get(_address(context), ("", 0.0)) == wanted:
             return False
         if name:
-            handles = (ctypes.c_void_p * 1)(ctypes.cast(self[name].handle, ctypes.c_void_p).value)
-            scales = (ctypes.c_float * 1)(scale)
-            pointer = ctypes.cast(handles, ctypes.POINTER(ctypes.c_void_p))
-            llama_cpp.llama_set_adapters_lora(context, pointer, 1, scales)
+            handle = self[name].handle
+            handles, scales = (type(handle) * 1)(handle), (ctypes.c_float * 1)(scale)
+            llama_cpp.llama_set_adapters_lora(context, handles, 1, scales)
         else:
             llama_cpp.llama_set_adapters_lora(context, None, 0, None)
         self._active[_address(context)] = wanted
