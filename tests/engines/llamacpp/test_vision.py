@@ -202,16 +202,16 @@ def test_encoded_pictures_are_kept_within_bounds(projector: Projector, monkeypat
 
 @pytest.mark.slow
 def test_a_picture_that_finds_no_room_leaves_the_slot_as_it_was(projector: Projector, runner: Runner) -> None:
-    words = runner.tokenize("word " * 70)[:60]
+    words = runner.tokenize("word " * 70)[:50]
     runner.keep(0, 0)
     with pytest.raises(KvFull):
-        for start in range(0, 1200, 60):
+        for start in range(0, 1200, 50):
             runner.decode([Row(0, start, words, 0)])
     chunk = next(c for c in projector.chunks(projector.marker, [picture(1)]) if isinstance(c, ImageChunk))
     with pytest.raises(KvFull):
         projector.decode(runner.context, chunk, start, 0)
-    runner.keep(0, start - 60)
-    runner.decode([Row(0, start - 60, words, 1)])
+    runner.keep(0, start - 50)
+    runner.decode([Row(0, start - 50, words, 1)])
     runner.keep(0, 0)
 
 
