@@ -227,10 +227,10 @@ class KvSlots:
     # --- saved states -------------------------------------------------------------------------------------
 
     def saved(self, key: int, size_bytes: int) -> list[int]:
-        """The state ``key`` is in the store; 0 bytes: it could not be saved. The keys that the store shall drop: this one
-        if it is too large, what it contains, and the least recently used beyond the bound."""
+        """The state ``key`` is in the store; 0 bytes: it could not be saved. The keys that the store shall drop:
+        this one if it is too large, what it contains, and the least recently used beyond the bound."""
         entry = self._saved.get(key)
-        if not entry or not size_bytes or (size_bytes > self._store_bytes and key not in self._restoring):
+        if not entry or not 0 < size_bytes <= self._store_bytes:
             self.forget(key)
             return [key]
         self.cache_bytes += size_bytes - entry.size_bytes
@@ -241,7 +241,7 @@ class KvSlots:
             dropped += (k for k in held if k in self._saved and k not in self._restoring)
         beyond = self.cache_bytes - sum(self._saved[k].size_bytes for k in dropped) - self._store_bytes
         for k in sorted(self._saved, key=lambda k: self._saved[k].used_at) if beyond > 0 else ():
-            if beyond > 0 and k not in self._restoring and k not in dropped:
+            if beyond > 0 and k not in dropped:
                 dropped.append(k)
                 beyond -= self._saved[k].size_bytes
         for k in dropped:
@@ -249,7 +249,7 @@ class KvSlots:
         return dropped
 
     def restored(self) -> None:
-        """The actions that were given out so far are done: what they restore may be dropped again."""
+        """The actions that were given out so far are done: what they restore may give way to what contains it."""
         self._restoring.clear()
 
     def forget(self, key: int) -> None:

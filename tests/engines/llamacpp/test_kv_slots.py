@@ -242,14 +242,19 @@ def test_the_least_recently_used_state_goes_when_the_store_is_full() -> None:
     assert sorted(p.tokens[0] for p in slots.prefixes()) == [0, 3]
 
 
-def test_what_an_action_restores_is_not_dropped_before() -> None:
-    slots = KvSlots(1, 1000, store_bytes=1500)
+def test_what_an_action_is_yet_to_restore_is_not_superseded() -> None:
+    slots = KvSlots(3, 3000, store_bytes=10_000)
     serve(slots, A)
-    serve(slots, B)
-    taken = slots.take([*A, 1])
-    assert taken.actions == [Save(0, 2), Restore(1, 0, 100)]
-    assert slots.saved(2, 1000) == [2]
-    assert keys(slots) == [1]
+    assert slots.evict() == [Save(0, 3), Keep(0, 0)]
+    slots.saved(3, 1000)
+    serve(slots, [*A, *B])
+    start(slots, C)
+    assert slots.evict() == [Save(0, 4), Keep(0, 0)]
+    assert slots.take([*A, 1]).actions == [Restore(3, 0, 100)]
+    assert slots.saved(4, 2000) == []
+    slots.restored()
+    assert slots.saved(4, 2000) == [3]
+    slots.check()
 
 
 def test_a_state_that_could_not_be_saved_is_forgotten() -> None:
