@@ -3,10 +3,12 @@
 import ctypes
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
+from llama_cpp._ctypes_extensions import load_shared_library
 
 from engines.engine import EngineError
 from engines.llamacpp import log
@@ -25,6 +27,29 @@ _STEP_TOKENS = 512
 #: llama.cpp allocates a row of the vocabulary for each token of an embedding batch, whether or not it is looked at:
 #: floats of that buffer, 256 MB.
 _VOCABULARY_ROWS = 1 << 26
+
+
+def _stop_callback() -> Any:
+    """A callback for llama.cpp's graphs that ends them at the embeddings, or None where ggml cannot be asked for names.
+
+    An embedding context also computes the distribution of the token after each token, which nobody looks at: more than
+    half of the work where the vocabulary is large.
+    """
+    try:
+        folder = Path(llama_cpp.__file__).parent / "lib"
+        ggml_name = load_shared_library("ggml-base", folder).ggml_get_name
+    except (OSError, RuntimeError, AttributeError):
+        return None
+    ggml_name.argtypes, ggml_name.restype = [ctypes.c_void_p], ctypes.c_char_p
+
+    def observe(tensor: int, ask: bool, _: int) -> bool:
+        return ask and ggml_name(tensor) == b"result_embd_pooled"
+
+    return llama_cpp.ggml_backend_sched_eval_callback(observe)
+
+
+#: Lives as long as any context that calls it.
+_STOP = _stop_callback()
 
 
 def purpose(runner: Runner) -> str:
@@ -311,6 +336,10 @@ class Embedder:
         params.embeddings = True
         params.pooling_type = pooling
         params.offload_kqv = params.op_offload = self._on_gpu
+        # Where sentence-transformers' dense layers follow the pooling, they come last.
+        dense = self._runner.metadata(f"{self._runner.architecture}.dense_2_feat_in")
+        if pooling == POOLINGS["none"] and _STOP is not None and not dense:
+            params.cb_eval = _STOP
         log.clear()
         self._context = llama_cpp.llama_init_from_model(self._runner.model, params)
         if not self._context:
