@@ -44,7 +44,8 @@ class Move:
 
 @dataclass(frozen=True)
 class Save:
-    """Put the state of ``slot`` into the store as ``key``, and tell `KvSlots.saved` its size."""
+    """Put the state of ``slot`` into the store as ``key``, and tell `KvSlots.saved` its size. With a ``window`` that it
+    is longer than, ``slot`` may hold anything afterwards: checkpoints are made by cutting it back."""
 
     slot: int
     key: int
@@ -94,11 +95,20 @@ class KvSlots:
     """``count`` slots that share ``cells`` cells of memory; with ``streams`` each has its own part of them.
 
     ``can_cut`` False: the model's state cannot be cut back to a prefix (recurrent models). ``store_bytes`` bounds the
-    saved states; 0: nothing is saved.
+    saved states; 0: nothing is saved. ``window``: of layers with sliding-window attention llama.cpp saves so many
+    tokens only, so a saved state that is longer can be cut by one token, or to a multiple of ``window``, where `Save`
+    adds a checkpoint; 0: no such layers.
     """
 
     def __init__(
-        self, count: int, cells: int = 1 << 40, *, can_cut: bool = True, streams: bool = False, store_bytes: int = 0
+        self,
+        count: int,
+        cells: int = 1 << 40,
+        *,
+        can_cut: bool = True,
+        streams: bool = False,
+        store_bytes: int = 0,
+        window: int = 0,
     ):
         self.can_cut = can_cut
         self._cells = cells
@@ -109,7 +119,9 @@ class KvSlots:
         self._free = count
         self._next_key = count  # Slots and saved states are holders of one tree: their numbers must differ.
         self._trees = {"": PrefixTree()}
+        self._window = window
         self._restoring: set[int] = set()
+        self._copied: set[int] = set()
         self._clock = 0
         self.cache_bytes = 0
         """Of the saved states."""
@@ -137,7 +149,7 @@ class KvSlots:
     def reusable(self, tokens: list[int], group: str = "", spans: Spans = ()) -> int:
         """How many leading ``tokens`` `take` would find computed."""
         tree = self._trees.get(group)
-        return next((shared for _, shared in self._matches(tree, tokens, spans)), 0) if tree else 0
+        return max((shared for _, shared in self._matches(tree, tokens, spans)), default=0) if tree else 0
 
     def take(self, tokens: list[int], reuse: bool = True, group: str = "", spans: Spans = ()) -> Taken:
         """Give a free slot to a request; ``spans`` (start, count) are reused whole or not at all.
@@ -151,14 +163,17 @@ class KvSlots:
         for holder, count in self._matches(tree, tokens, spans) if reuse else ():
             if holder < len(self._slots):
                 shared[holder] = count
-            elif not saved_count and self._fits(tree.length(holder)):
+            elif count > saved_count and self._fits(tree.length(holder)):
                 saved, saved_count = holder, count
         source = max(shared, key=lambda i: (shared[i], not self._slots[i].busy, -i), default=-1)
         best = shared.get(source, 0)
-        restoring = saved_count >= best + WORTH_TOKENS
+        free = [i for i, slot in enumerate(self._slots) if not slot.busy]
+        # llama.cpp copies between streams at the next decode, so what is yet to be copied must not be restored over.
+        untouched = [i for i in free if i not in self._copied]
+        restoring = saved_count >= best + WORTH_TOKENS and bool(untouched)
         kept, enough = ({}, -1) if restoring else (shared, best - self._copy_tokens)
         target = min(
-            (i for i, slot in enumerate(self._slots) if not slot.busy),
+            untouched if restoring else free,
             key=lambda i: (self._gaps_made(i), *self._cost(i, kept.get(i, 0), enough)),
         )
         actions: list[MemoryAction] = []
@@ -166,17 +181,22 @@ class KvSlots:
         if restoring:
             actions += self._make_cells(tree.length(saved), target)
             actions += self._save_before(target, 0)
-            actions.append(Restore(saved, target, saved_count))
-            self._restoring.add(saved)
-            self._touch(self._saved[saved])
+            actions.append(self._restore(saved, target, saved_count))
             count = saved_count
         elif best > count and best - count >= self._copy_tokens:
             actions += self._save_before(target, 0)
             actions.append(Copy(source, target, best))
+            if self._streams:
+                self._copied.add(source)
             count = best
         else:
             actions += self._save_before(target, count)
-            actions.append(Keep(target, count))
+            match actions:
+                case [Save(_, key)] if count and 0 < self._window < tree.length(key):
+                    count = 0 if target in self._copied else self._cut_point(key, count)
+                    actions.append(self._restore(key, target, count) if count else Keep(target, 0))
+                case _:
+                    actions.append(Keep(target, count))
         self._fill(target, group, tokens[:count])
         self._slots[target].busy = True
         self._free -= 1
@@ -251,6 +271,7 @@ class KvSlots:
     def restored(self) -> None:
         """The actions that were given out so far are done: what they restore may give way to what contains it."""
         self._restoring.clear()
+        self._copied.clear()
 
     def forget(self, key: int) -> None:
         """The state ``key`` is not in the store any more."""
@@ -302,12 +323,28 @@ class KvSlots:
         limit = len(tokens) - 1
         whole = not self.can_cut
         matches = list(tree.matches(tokens, limit, whole))
+        if self._window:
+            matches = [(h, n if h < len(self._slots) else self._cut_point(h, n)) for h, n in matches]
         for start, count in spans:
             if whole:
                 matches = [(h, n) for h, n in matches if not start < n < start + count]
             else:
                 matches = [(h, start if start < n < start + count else n) for h, n in matches]
+                if self._window:
+                    matches = [(h, n) for h, n in matches if h < len(self._slots) or self._cut_point(h, n) == n]
         return [(holder, shared) for holder, shared in matches if shared]
+
+    def _cut_point(self, key: int, count: int) -> int:
+        """To how many tokens the saved state ``key`` can be cut that are at most ``count``."""
+        length = self._trees[self._saved[key].group].length(key)
+        if not self._window or length <= self._window or count >= length - 1:
+            return count
+        return count // self._window * self._window
+
+    def _restore(self, key: int, slot: int, count: int) -> Restore:
+        self._restoring.add(key)
+        self._touch(self._saved[key])
+        return Restore(key, slot, count)
 
     def _gaps_made(self, slot: int) -> int:
         """By how many the runs of neighbouring busy slots grow when ``slot`` is taken too."""

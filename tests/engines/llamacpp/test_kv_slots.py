@@ -318,6 +318,48 @@ def test_the_next_load_adopts_what_fits() -> None:
     assert slots.take([*B, 1], group="polite").actions == [Restore(2, 0, 100)]
 
 
+# --- sliding windows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("end", "count"), [(100, 100), (99, 99), (98, 96), (70, 64), (31, 0)])
+def test_a_state_that_is_longer_than_the_window_is_cut_at_checkpoints(end: int, count: int) -> None:
+    slots = store(window=32)
+    serve(slots, A)
+    slots.evict()
+    slots.saved(1, 1000)
+    assert slots.reusable([*A[:end], 5, 6]) == count
+    assert slots.take([*A[:end], 5, 6]).count == count
+
+
+def test_a_state_that_is_shorter_than_the_window_is_cut_anywhere() -> None:
+    slots = store(window=100)
+    serve(slots, A)
+    slots.evict()
+    slots.saved(1, 1000)
+    assert slots.take([*A[:70], 5]).count == 70
+
+
+def test_a_slot_is_cut_anywhere() -> None:
+    slots = store(window=32)
+    serve(slots, A)
+    assert slots.take([*A[:90], 5]) == Taken(0, 90, [Keep(0, 90)])
+
+
+def test_making_checkpoints_costs_what_the_slot_held() -> None:
+    slots = store(window=32)
+    serve(slots, A)
+    assert slots.take([*A[:50], 5]) == Taken(0, 32, [Save(0, 1), Restore(1, 0, 32)])
+
+
+def test_a_checkpoint_inside_an_image_is_of_no_use() -> None:
+    slots = store(window=32)
+    serve(slots, A)
+    slots.evict()
+    slots.saved(1, 1000)
+    assert slots.reusable([*A[:70], 5], spans=[(60, 10)]) == 0
+    assert slots.reusable([*A[:70], 5], spans=[(50, 10)]) == 64
+
+
 # --- one stream a slot --------------------------------------------------------------------------------------
 
 
@@ -336,6 +378,22 @@ def test_a_conversation_continues_in_its_slot_where_that_makes_no_gap() -> None:
         slots.release(slot)
     assert slots.take([*C, 5]) == Taken(2, 100, [Keep(2, 100)])
     assert slots.take([*B, 5]) == Taken(1, 100, [Keep(1, 100)])
+
+
+def test_nothing_is_restored_over_what_is_yet_to_be_copied() -> None:
+    slots = store(3, streams=True)
+    serve(slots, C)
+    slots.evict()
+    slots.saved(3, 1000)
+    for tokens in (A, B, B[::-1]):
+        start(slots, tokens)
+    slots.release(0)
+    slots.release(1, keep=False)
+    assert slots.take([*A, 1]) == Taken(1, 100, [Copy(0, 1, 100)])
+    assert slots.take([*C, 1]) == Taken(0, 0, [Keep(0, 0)])
+    slots.release(0)
+    slots.restored()
+    assert slots.take([*C, 1]) == Taken(0, 100, [Restore(3, 0, 100)])
 
 
 def test_a_few_tokens_are_not_copied_between_streams() -> None:

@@ -49,13 +49,15 @@ class Engine:
         self.scheduler = Scheduler(self.slots, busy, idle, kv, limit, save_tokens)
         self.busy, self.idle, self.kv = busy, idle, kv
         self.streams, self.can_cut = options.get("streams", False), options.get("can_cut", True)
-        self.store_bytes = int(options.get("store_bytes", 0))
+        self.store_bytes, self.window = int(options.get("store_bytes", 0)), int(options.get("window", 0))
+        self.copied: set[int] = set()
         self.memory: list[list[int]] = [[] for _ in range(slots)]
         self.store: dict[int, list[int]] = {}
         self.requests: dict[int, Request] = {}
         self.ended: list[int] = []
         self.computed = 0
         self.lost_keys: set[int] = set()
+        self.unloading = False
 
     def submit(self, id: int, prompt: list[int], answer: int, draft: int = 0, **options: object) -> Sequence:
         sequence = Sequence(id, list(prompt), **options)  # type: ignore[arg-type]
@@ -74,13 +76,14 @@ class Engine:
             request.sequence.draft = request.guess()
         plan = self.scheduler.schedule()
         self.check(plan)
+        self.copied.clear()
         return plan if self.perform_all(plan.actions) else None
 
     def perform_all(self, actions: list[MemoryAction]) -> bool:
         for i, action in enumerate(actions):
             if not self.perform(action):
                 assert isinstance(action, Restore)
-                del self.store[action.key]
+                self.store.pop(action.key, None)
                 self.perform_all(self.scheduler.not_restored(actions[i:]))
                 return False
         return True
@@ -118,19 +121,26 @@ class Engine:
                 assert source != target and count <= len(memory[source])
                 assert self.can_cut or count == len(memory[source])
                 memory[target] = memory[source][:count]
+                self.copied.add(source)
             case Move(source, target, count):
                 assert self.streams and source != target and count == len(memory[source])
                 memory[target], memory[source] = memory[source], []
             case Save(slot, key):
                 assert memory[slot] and key not in self.store
                 self.store[key] = list(memory[slot])
-                for dropped in self.scheduler.saved(key, len(memory[slot]) * TOKEN_BYTES):
+                if 0 < self.window < len(memory[slot]) and not self.unloading:
+                    memory[slot] = [-1] * len(memory[slot])
+                for dropped in self.scheduler.saved(key, len(self.store[key]) * TOKEN_BYTES):
                     del self.store[dropped]
             case Restore(key, slot, count):
+                if key not in self.store:  # saved by this plan, and found to be too large
+                    return False
                 state = self.store[key]
                 others = sum(len(m) for i, m in enumerate(memory) if i != slot)
                 assert len(state) + others <= self.kv, "a state is put back whole"
                 assert count <= len(state) and (self.can_cut or count == len(state))
+                assert count >= len(state) - 1 or not 0 < self.window < len(state) or count % self.window == 0
+                assert not (self.streams and slot in self.copied), "copied at the next decode"
                 memory[slot] = [] if key in self.lost_keys else state[:count]
                 return key not in self.lost_keys
         return True
@@ -582,8 +592,9 @@ class AnyHistory(RuleBasedStateMachine):
         streams=st.booleans(),
         store_bytes=st.sampled_from([0, 1500, 100_000]),
         save_tokens=st.sampled_from([0, 64]),
+        window=st.sampled_from([0, 0, 40]),
     )
-    def start(self, slots: int, room: int, can_cut: bool, streams: bool, store_bytes: int, save_tokens: int) -> None:
+    def start(self, slots: int, room: int, streams: bool, **options: int) -> None:
         kv = CONTEXT * (slots if streams else room)
         self.engine = Engine(
             slots,
@@ -591,10 +602,8 @@ class AnyHistory(RuleBasedStateMachine):
             idle=60,
             kv=kv,
             limit=12,
-            save_tokens=save_tokens,
-            can_cut=can_cut,
             streams=streams,
-            store_bytes=store_bytes,
+            **options,
         )
         self.slots = slots
         self.submitted = 0
@@ -657,8 +666,10 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def save_all(self) -> None:
+        self.engine.unloading = True
         for action in self.engine.scheduler.save_all():
             assert self.engine.perform(action)
+        self.engine.unloading = False
 
     @invariant()
     def the_store_is_bounded(self) -> None:
