@@ -4,16 +4,17 @@ Measured on Gemma's vocabulary of 262,144 (benchmarks/grammar.py): asking about 
 20 to 200 µs. So the sampler asks about the token that it would take anyway, and for the rest only when that is refused.
 """
 
+import ctypes
 import json
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, cast
 
+import llama_cpp
 import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from engines.engine import EngineError
 from engines.llamacpp import gbnf, json_schema
@@ -105,7 +106,7 @@ class Grammars:
 
     def prepare(self) -> LLTokenizer:
         if self._tokenizer is None:
-            self._tokenizer = lltokenizer_from_vocab(self._vocab, eos_token=self._end_tokens or None)
+            self._tokenizer = read_vocabulary(self._vocab, self._end_tokens)
         return self._tokenizer
 
     def compile(self, grammar: Grammar, lazy: Sequence[str] = ()) -> Constraint:
@@ -125,6 +126,30 @@ class Grammars:
         if len(self._compiled) > CACHED:
             self._compiled.popitem(last=False)
         return Constraint(matcher.deep_copy(), self.prepare(), lazy)
+
+
+def read_vocabulary(vocab: Any, end_tokens: Sequence[int]) -> LLTokenizer:
+    """llguidance's form of the vocabulary of llama.cpp's handle ``vocab``."""
+    buffer = ctypes.create_string_buffer(1 << 14)
+    special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+    pieces = []
+    for token in range(llama_cpp.llama_vocab_n_tokens(vocab)):
+        size = llama_cpp.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, True)
+        piece = ctypes.string_at(buffer, max(size, 0))
+        attributes = llama_cpp.llama_vocab_get_attr(vocab, token)
+        looks_special = attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED and re.fullmatch(
+            rb"<.*>", piece, re.DOTALL
+        )
+        # llguidance marks what is no text in this way: grammars name it as <piece>, and text never matches it.
+        pieces.append(b"\xff" + piece if attributes & special or looks_special else piece)
+    tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+    return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+        tokens=pieces,
+        vocab_ptr=vocab,
+        tokenize_fptr=tokenize,
+        eos_token=list(end_tokens) or llama_cpp.llama_vocab_eos(vocab),
+        slices=None,
+    )
 
 
 def to_llguidance(grammar: Grammar) -> str:

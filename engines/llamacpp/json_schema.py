@@ -7,12 +7,13 @@ from engines.engine import EngineError
 
 #: Formats that are enforced. Any other is an annotation, as the specification has it.
 FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"))
-#: What all answers in JSON share: at most one space between tokens, so that a model cannot go on in white space for
-#: ever, yet may write ``{"a": 1}`` as it learnt to. No ``\u`` escapes of characters that need none.
+#: What all answers in JSON share. At most one space between tokens, so that a model cannot go on in white space for
+#: ever, yet may write ``{"a": 1}`` as it learnt to. No ``\u`` escapes: with them a name that is free could spell one
+#: that is not (``"\u0061"`` for ``"a"``), which llguidance 1.9 lets pass.
 OPTIONS: dict[str, Any] = {
     "whitespace_flexible": False,
     "whitespace_pattern": " ?",
-    "json_allow_general_unicode_escapes": False,
+    "json_allowed_escapes": '"\\bfnrt',
     "coerce_one_of": False,
     "lenient": False,
 }
@@ -20,12 +21,10 @@ FIELD = "response_format"
 
 _MAX_DEPTH = 100
 
-#: Keywords whose value is a schema or a list of schemas, and those whose value holds schemas by name.
-_SCHEMA = frozenset(
-    ("items", "prefixItems", "additionalItems", "additionalProperties", "allOf", "anyOf", "oneOf", "not", "contains")
-    + ("if", "then", "else", "propertyNames", "unevaluatedItems", "unevaluatedProperties")
-)
-_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+#: Of the keywords that can be enforced, those whose value is a schema or a list of schemas, and those whose value
+#: holds schemas by name.
+_SCHEMA = frozenset(("items", "prefixItems", "additionalItems", "additionalProperties", "allOf", "anyOf", "oneOf"))
+_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions"))
 
 
 def prepare(schema: Any) -> dict[str, Any]:
@@ -73,8 +72,7 @@ def _prepared(schema: dict[str, Any], path: str, depth: int) -> dict[str, Any]:
             ready[keyword] = value
     if _counts_names(ready):
         raise unsupported(
-            f"minProperties at {path} of the JSON schema can be enforced only with additionalProperties false: "
-            "a name that is free may come twice"
+            f"minProperties above 1 at {path} of the JSON schema cannot be enforced: a name that is free may come twice"
         )
     return ready
 
