@@ -229,6 +229,9 @@ class Sampler:
             self._chain.accept([token])
 
     def _choose_allowed(self, row: np.ndarray, mask: np.ndarray) -> int:
+        if np.bitwise_count(mask).sum() > len(row) // 8:
+            np.putmask(row, np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(row)] == 0, -np.inf)
+            return self._choose(row)
         ids = allowed_ids(mask)
         if not len(ids):
             raise EngineError("engine_failed", "the grammar lets no token come next")
@@ -251,20 +254,20 @@ class Sampler:
             self._chain.accept(self._prompt[-self._context_tokens :])
             self._prompt = []
         kept = self._native_candidates(logits)
-        if len(kept) == len(logits):
+        if kept is None:
             return self._chain.sample(logits, ids)
         return int(kept[self._chain.sample(logits[kept], kept if ids is None else ids[kept])])
 
-    def _native_candidates(self, logits: np.ndarray) -> np.ndarray:
-        """Indices of all of ``logits`` that can matter, ascending. Before a top-k only DRY is harmless: it lowers
-        single logits, and only of tokens that were seen."""
+    def _native_candidates(self, logits: np.ndarray) -> np.ndarray | None:
+        """Indices of all of ``logits`` that can matter, ascending; None: all of them. Before a top-k only DRY is
+        harmless: it lowers single logits, and only of tokens that were seen."""
         match self._native_steps:
             case ["top_k", *_]:
                 kept = top_candidates(logits, self._top_k)
             case ["dry", "top_k", *_] if self._sampling.dry_multiplier > 0:
                 kept = top_candidates(logits, self._top_k + len(self._seen))
             case _:
-                return np.flatnonzero(logits > -np.inf)
+                return np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else None
         # llama.cpp's typical-p and Mirostat compute 0 · log 0 of a token that is banned.
         return kept[logits[kept] > -np.inf]
 
@@ -276,8 +279,7 @@ class Sampler:
             total = np.exp(logits - largest).sum()
         elif self._top_p < 1.0:
             # The share of each token is of the whole vocabulary.
-            total = np.exp(row - largest).sum()
-            ids, logits = self._nucleus_candidates(row, largest, total)
+            ids, logits, total = self._nucleus_candidates(row, largest)
         else:
             ids = np.arange(len(row)) if self._min_p <= 0 else np.flatnonzero(row >= self._min_logit(largest))
             return ids, row[ids]
@@ -290,15 +292,17 @@ class Sampler:
             ids, logits = ids[:count], logits[:count]
         return ids, logits
 
-    def _nucleus_candidates(
-        self, row: np.ndarray, largest: np.float32, total: np.float32
-    ) -> tuple[np.ndarray, np.ndarray]:
-        count = 256
-        while True:
-            ids, logits = _descending(row, top_candidates(row, count))
-            if len(ids) == len(row) or (np.exp(logits[:count] - largest) / total).sum() >= self._top_p:
-                return ids, logits
-            count *= 16
+    def _nucleus_candidates(self, row: np.ndarray, largest: np.float32) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """As `_candidates`, those that top-p cannot do without; and the sum of all exp(logit - largest)."""
+        shares = np.exp(row - largest)
+        total = shares.sum()
+        for least in (1e-2, 1e-4, 1e-6):
+            ids = np.flatnonzero(shares >= least)
+            if shares[ids].sum() > self._top_p * total:
+                break
+        else:
+            ids = np.arange(len(row))
+        return *_descending(row, ids), total
 
     def _min_logit(self, largest: np.float32) -> np.float32:
         return np.float32(largest + np.log(self._min_p))
