@@ -59,7 +59,7 @@ class TokenTools:
             tokens += found.tokens
             pieces += found.pieces or ([found.text.encode()] if isinstance(part, int) else [])
         if not body.with_pieces:
-            return json(TokenList(tokens))
+            return json(TokenList([*tokens]))
         return json(TokenList([Piece(token, _piece(piece)) for token, piece in zip(tokens, pieces, strict=True)]))
 
     async def detokenize(self, request: Request) -> Response:

@@ -23,7 +23,7 @@ class Piece(msgspec.Struct):
 
 
 class TokenList(msgspec.Struct):
-    tokens: list[int] | list[Piece]
+    tokens: list[int | Piece]
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
