@@ -9,7 +9,8 @@ import msgspec
 
 from app.api import errors
 from app.api.answer import Answer, Started, start
-from app.api.anthropic_input import counting, generation
+from app.api.anthropic_input import counting, generation, worker_field
+from app.api.fields import said_as
 from app.api.http import Request, Response, Route, Stream, json
 from app.api.images import Images
 from app.api.outline import Block, Change, Outline
@@ -40,6 +41,7 @@ class Anthropic:
         body = request.decode(_messages)
         wanted, media = generation(body)
         images = await self._images.load(media)
+        told = said_as(worker_field)
         show = body.thinking is None or body.thinking.display != "omitted"
         message = Message(
             id=f"msg_{secrets.token_hex(12)}",
@@ -48,14 +50,16 @@ class Anthropic:
             usage=Usage(input_tokens=0, output_tokens=0),
         )
         if body.stream:
-            started = await start(self._dataplane, body.model, wanted, request.arrived, images)
+            with told:
+                started = await start(self._dataplane, body.model, wanted, request.arrived, images)
             chunks = _stream(started, message, wanted.max_tokens, show, request)
             return Stream(chunks, resources=started.resources)
         outline = Outline()
         answer = Answer(request.arrived)
-        async with self._dataplane.generate(body.model, wanted, request.arrived, images) as events:
-            async for event in events:
-                outline.see(answer.see(event))
+        with told:
+            async with self._dataplane.generate(body.model, wanted, request.arrived, images) as events:
+                async for token in events:
+                    outline.see(answer.see(token))
         outline.end()
         message.content = [content(block, show) for block in outline.blocks]
         message.stop_reason, message.stop_sequence = stop_reason(answer, wanted.max_tokens)

@@ -9,7 +9,7 @@ import msgspec
 from app.api.messages import RemoteImage, base64_bytes
 from app.api.sampling import number, sampling, stops
 from app.api.structured import schema
-from app.api.tools import check_schema
+from app.api.tools import check_depth, check_schema
 from app.errors import InvalidInput
 from app.schema.anthropic import (
     CountRequest,
@@ -70,6 +70,13 @@ def counting(body: CountRequest) -> Tokenize:
     return Tokenize(0, messages=messages, tools=_tools(body)[0], variables=_variables(body, None))
 
 
+def worker_field(name: str) -> str:
+    """What the caller knows as the field that a worker calls ``name``."""
+    if name in ("grammar", "response_format"):
+        return "output_config.format"
+    return "messages" if name.startswith("media[") else name
+
+
 def conversation(body: CountRequest) -> tuple[list[dict[str, Any]], Media]:
     """Canonical messages, the system prompt first, consecutive turns of one role joined as Anthropic joins them."""
     if not body.messages:
@@ -108,6 +115,7 @@ class _Reader:
                 self._turn(role)  # not ours to read
             elif role == "assistant" and isinstance(block, ToolUseBlock):
                 self._names[block.id] = block.name
+                check_depth(block.input, f"{place}.input")
                 function = {"name": block.name, "arguments": _encode(block.input).decode()}
                 call = {"id": block.id, "type": "function", "function": function}
                 self._turn(role).setdefault("tool_calls", []).append(call)

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from app.api.answer import Answer
+from app.api.openai.logprobs import of_chat
 from app.api.outline import Block, Change, Kind
-from app.schema.openai import ChatLogprob, TopLogprob
 from app.schema.responses import (
     FunctionCall,
     IncompleteDetails,
@@ -22,7 +22,6 @@ from app.schema.responses import (
     ResponseObject,
     ResponseUsage,
 )
-from engines.protocol import TokenLogprob
 
 _encode = msgspec.json.Encoder().encode
 _PREFIXES: dict[Kind, str] = {"text": "msg", "reasoning": "rs", "call": "fc"}
@@ -97,7 +96,7 @@ class Writer:
         if block.kind == "text":
             told = self._told.get(block.index, 0)
             self._told[block.index] = len(block.logprobs)
-            fresh = [logprob(entry) for entry in block.logprobs[told:]]
+            fresh = of_chat(block.logprobs[told:]).content
             return self._part_event("response.output_text.delta", block, delta=text, logprobs=fresh)
         if block.kind == "reasoning":
             return self._part_event("response.reasoning_text.delta", block, delta=text)
@@ -145,10 +144,5 @@ def usage(answer: Answer) -> ResponseUsage:
     )
 
 
-def logprob(entry: TokenLogprob) -> ChatLogprob:
-    top = [TopLogprob(text.decode(errors="replace"), value, list(text)) for _, text, value in entry.top]
-    return ChatLogprob(entry.text.decode(errors="replace"), entry.logprob, list(entry.text), top)
-
-
 def _text(block: Block) -> OutputText:
-    return OutputText(block.text, logprobs=[logprob(entry) for entry in block.logprobs])
+    return OutputText(block.text, logprobs=of_chat(block.logprobs).content)

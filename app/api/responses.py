@@ -10,12 +10,13 @@ import msgspec
 
 from app.api import errors
 from app.api.answer import Answer, Started, start
+from app.api.fields import said_as
 from app.api.http import Request, Response, Route, Stream, json
 from app.api.images import Images
 from app.api.outline import Outline
 from app.api.response_events import Writer, closing
 from app.api.response_store import ResponseStore
-from app.api.responses_input import Items, generation, normal
+from app.api.responses_input import Items, generation, normal, worker_field
 from app.dataplane.dataplane import Dataplane
 from app.errors import InvalidInput, NotFound, PayloadTooLarge
 from app.schema.responses import Deleted, ItemList, Reasoning, ResponseObject, ResponseRequest, TextConfig
@@ -53,7 +54,8 @@ class Responses:
                 hint="send store: false, or raise responses_mb",
                 field="input",
             )
-        started = await start(self._dataplane, body.model, wanted, request.arrived, images)
+        with said_as(worker_field):
+            started = await start(self._dataplane, body.model, wanted, request.arrived, images)
         writer, outline, answer = Writer(response, number), Outline(), Answer(request.arrived)
         if body.stream:
             chunks = self._stream(started, writer, outline, answer, items, request)

@@ -6,7 +6,7 @@ from typing import Any
 from app.api.messages import RemoteImage, data_url
 from app.api.sampling import number, sampling
 from app.api.structured import response_format
-from app.api.tools import choice, function
+from app.api.tools import check_depth, choice, function
 from app.errors import InvalidInput
 from app.schema.responses import ResponseRequest
 from engines.protocol import Generate
@@ -15,6 +15,7 @@ Items = list[dict[str, Any]]
 Media = list[bytes | RemoteImage]
 
 _ROLES = {"user": "user", "system": "system", "developer": "system", "assistant": "assistant"}
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -45,6 +46,13 @@ def generation(body: ResponseRequest, earlier: Items, own: Items) -> tuple[Gener
     ), reader.media
 
 
+def worker_field(name: str) -> str:
+    """What the caller knows as the field that a worker calls ``name``."""
+    if name in ("grammar", "response_format"):
+        return "text.format"
+    return "input" if name.startswith(("messages", "media[")) else name
+
+
 def refuse_unsupported(body: ResponseRequest) -> None:
     """Raises `InvalidInput` for what would change the answer and is not done here."""
     if body.truncation not in (None, "disabled"):
@@ -70,6 +78,7 @@ def normal(given: str | Items) -> Items:
 
 
 def _normal(item: dict[str, Any], where: str) -> dict[str, Any]:
+    check_depth(item, where)
     kind = item.get("type") or ("message" if "role" in item else None)
     if kind is None:
         raise InvalidInput(f"{where}.type is missing", field=f"{where}.type")
@@ -205,6 +214,7 @@ def _tools(given: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
     tools = []
     for index, tool in enumerate(given or ()):
         place = f"tools[{index}]"
+        check_depth(tool, place)
         if tool.get("type") != "function":
             raise InvalidInput(
                 f"{place}: there is no tool of type {tool.get('type')!r} here: nothing runs on the server",
@@ -217,6 +227,8 @@ def _tools(given: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
 
 def _variables(body: ResponseRequest) -> dict[str, Any]:
     effort = body.reasoning.effort if body.reasoning is not None else None
+    if effort is not None and effort not in _EFFORTS:
+        raise InvalidInput(f"reasoning.effort must be {', '.join(_EFFORTS)}, not {effort!r}", field="reasoning.effort")
     return {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from app.api import tools
 from app.api.http import Request, Response, Route, json
 from app.api.messages import canonical
 from app.dataplane.dataplane import Dataplane
@@ -74,7 +75,8 @@ class TokenTools:
         body = request.decode(_apply)
         messages, _ = canonical(body.messages)
         variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
-        wanted = Tokenize(0, messages=messages, tools=body.tools or [], variables=variables)
+        tools.check_depth(variables, "chat_template_kwargs")
+        wanted = Tokenize(0, messages=messages, tools=tools.tools(body.tools), variables=variables)
         return json(Rendered((await self._dataplane.tokenize(self._model(body.model), wanted)).text))
 
     def routes(self) -> list[Route]:
