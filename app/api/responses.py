@@ -84,6 +84,7 @@ class Responses:
             last = writer.finish(answer, outline.blocks)
             await self._keep(writer.response, items)
         except Exception as error:
+            writer.response.store = False
             told = errors.render(error, request.path)
             problem = _problem.decode(told.body)["error"]
             yield writer.fail(answer, outline.blocks, told.status, problem)
