@@ -8,7 +8,7 @@ import ctypes
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import llama_cpp
@@ -22,16 +22,21 @@ from engines.protocol import Grammar
 
 #: Compiled grammars that are kept, the last used.
 CACHED = 32
-#: A state takes 1 to 2 kB, and ordinary schemas have some hundred: 32 cached grammars cannot take more than about 1 GB
-#: even when each is made to be expensive.
-_LIMITS = LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
+#: Of the lexer, which all answers of a grammar share; ordinary schemas meet some hundred. What is made to be expensive
+#: ended at some 10 MB a grammar when measured.
+_STATES = 50_000
+_LIMITS = LLParserLimits(max_lexer_states=_STATES, verbose_errors=False)
 
 
 class Constraint:
     """What may follow what one sequence has written so far. Belongs to one sequence."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer, lazy: Sequence[str] = ()):
+    def __init__(
+        self, matcher: LLMatcher, renew: Callable[[], LLMatcher], tokenizer: LLTokenizer, lazy: Sequence[str] = ()
+    ):
         self._matcher = matcher
+        self._renew = renew
+        self._written: list[int] = []
         self._tokenizer = tokenizer
         self._words = np.empty((tokenizer.vocab_size + 31) // 32, np.uint32)
         self._end_tokens = frozenset(tokenizer.eos_tokens)
@@ -43,11 +48,9 @@ class Constraint:
         """Whether ``token`` may come next. Tokens that end the answer may where the grammar is complete."""
         if token in self._end_tokens:
             return self.may_end
-        if self._matcher.validate_tokens([token]) == 1:
-            return True
-        self._check()
-        self._asleep = False
-        return False
+        allowed = self._ask(lambda matcher: matcher.validate_tokens([token])) == 1
+        self._asleep = self._asleep and allowed
+        return allowed
 
     def mask(self) -> np.ndarray | None:
         """uint32 [vocabulary / 32, rounded up], good until the next call: bit ``i % 32`` of word ``i // 32`` is set
@@ -58,8 +61,7 @@ class Constraint:
         """
         if self._asleep:
             return None
-        self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
-        self._check()
+        self._ask(lambda matcher: matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes))
         return self._words
 
     def accept(self, token: int) -> None:
@@ -68,8 +70,8 @@ class Constraint:
             self._wake(token)
         if token in self._end_tokens and self._matcher.is_stopped():
             return
-        if not self._matcher.consume_token(token):
-            raise EngineError("engine_failed", f"the answer left its grammar: {_first_line(self._matcher)}")
+        self._ask(lambda matcher: matcher.consume_token(token))
+        self._written.append(token)
 
     @property
     def may_end(self) -> bool:
@@ -87,9 +89,16 @@ class Constraint:
         longest = max(map(len, self._triggers))
         self._tail = text[-(longest - 1) :] if longest > 1 else b""
 
-    def _check(self) -> None:
+    def _ask(self, question: Callable[[LLMatcher], Any]) -> Any:
+        answer = question(self._matcher)
+        if self._matcher.is_error() and "lexer error: too many" in self._matcher.get_error():
+            # Answers of one grammar share the states they have met: begin anew with those of this one.
+            self._matcher = self._renew()
+            self._matcher.consume_tokens(self._written)
+            answer = question(self._matcher)
         if self._matcher.is_error():
-            raise EngineError("engine_failed", f"the grammar is too complex: {_first_line(self._matcher)}")
+            raise EngineError("engine_failed", f"the answer cannot follow its grammar: {_first_line(self._matcher)}")
+        return answer
 
 
 class Grammars:
@@ -116,16 +125,22 @@ class Grammars:
         the place where another grammar is wrong.
         """
         key = msgspec.msgpack.encode(grammar)
-        if (matcher := self._compiled.get(key)) is None:
-            source = to_llguidance(grammar)
-            matcher = LLMatcher(self.prepare(), source, log_level=0, limits=_LIMITS)
-            if matcher.is_error():
-                raise _refusal(grammar.kind, matcher.get_error())
-            self._compiled[key] = matcher
+
+        def renew() -> LLMatcher:
+            return self._compile(key, grammar)
+
+        matcher = self._compiled[key].deep_copy() if key in self._compiled else renew()
         self._compiled.move_to_end(key)
+        return Constraint(matcher, renew, self.prepare(), lazy)
+
+    def _compile(self, key: bytes, grammar: Grammar) -> LLMatcher:
+        matcher = LLMatcher(self.prepare(), to_llguidance(grammar), log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise _refusal(grammar.kind, matcher.get_error())
+        self._compiled[key] = matcher
         if len(self._compiled) > CACHED:
             self._compiled.popitem(last=False)
-        return Constraint(matcher.deep_copy(), self.prepare(), lazy)
+        return matcher.deep_copy()
 
 
 def read_vocabulary(vocab: Any, end_tokens: Sequence[int]) -> LLTokenizer:

@@ -386,6 +386,22 @@ def test_only_so_many_grammars_are_kept(grammars: Grammars) -> None:
     assert grammars._compiled[next(reversed(grammars._compiled))] is last
 
 
+def test_a_grammar_that_met_too_much_begins_anew(grammars: Grammars) -> None:
+    """The states of the lexer are shared by all answers of a grammar: many short answers must not use it up."""
+    generator = np.random.default_rng(1)
+
+    def write_some(tokens: int) -> None:
+        constraint = grammars.compile(Grammar("regex", "(.*a.{30}b.*){3}"))
+        for _ in range(tokens):
+            mask = constraint.mask()
+            assert mask is not None
+            ids = allowed_ids(mask)
+            constraint.accept(int(generator.choice(ids[~np.isin(ids, [END, TURN_END])])))
+
+    for _ in range(12):
+        write_some(60)
+
+
 def test_a_lazy_grammar_sleeps_until_its_trigger(grammars: Grammars) -> None:
     schema = embedded({"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False})
     lark = "start: text arguments\ntext[lazy]: /(.|\\n)*<call>/\narguments: %json " + json.dumps(schema)
