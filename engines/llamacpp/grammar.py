@@ -47,8 +47,9 @@ class Constraint:
     def allows(self, token: int) -> bool:
         """Whether ``token`` may come next. Tokens that end the answer may where the grammar is complete."""
         if token in self._end_tokens:
-            return self.may_end
-        allowed = self._ask(lambda matcher: matcher.validate_tokens([token])) == 1
+            allowed = self.may_end
+        else:
+            allowed = self._ask(lambda matcher: matcher.validate_tokens([token])) == 1
         self._asleep = self._asleep and allowed
         return allowed
 
