@@ -249,6 +249,53 @@ def test_a_setting_without_a_value_is_wrong_usage(run: Run):
     assert run("deploy", "tiny", "--set", "threads").exit_code == 2
 
 
+def test_deploy_of_a_language_model_with_all_its_parts(run: Run, scripted_daemon: ScriptedDaemon):
+    for name in ("tiny", "pirate", "eyes", "small"):
+        scripted_daemon.answers[("GET", f"/manage/v1/models/{name}")] = (200, MODEL)
+    offered = {"capabilities": ["completion", "vision"], "adapters": ["arr"], "sequences": 8,
+               "trained_context_tokens": 32768}  # fmt: skip
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = (200, CHAT | offered)
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT | offered)
+    words = ["--adapter", "arr=pirate@2", "--projector", "eyes", "--draft", "small@1"]
+    settings = ["n_ctx=2048", "cache_type_k=q8_0", "tensor_split=3,1", "swa_full=false", "flash_attention=on"]
+    done = run("deploy", "tiny", *words, *(word for text in settings for word in ("--set", text)))
+    assert done.exit_code == 0
+    [body] = scripted_daemon.bodies("PUT", "/manage/v1/deployments/tiny")
+    assert (body["adapters"], body["projector"], body["draft"]) == ({"arr": "pirate@2"}, "eyes", "small@1")
+    assert body["settings"] == {
+        "n_ctx": 2048, "cache_type_k": "q8_0", "tensor_split": "3,1", "swa_full": False, "flash_attention": "on",
+    }  # fmt: skip
+    assert "2,048 tokens of context (of 32,768) · 8 sequences at once" in done.stdout
+    assert "completion, vision · adapters tiny:arr" in done.stdout
+    assert done.stdout.rstrip().endswith("/v1/chat/completions")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "path"), [(["embedding"], "/v1/embeddings"), (["rerank"], "/v1/rerank"), ([], "completions")]
+)
+def test_deploy_says_where_to_ask(run: Run, scripted_daemon: ScriptedDaemon, capabilities: list[str], path: str):
+    scripted_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
+    deployed = (200, CHAT | {"capabilities": capabilities})
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = deployed
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = deployed
+    assert run("deploy", "tiny").stdout.rstrip().endswith(path)
+
+
+def test_deploy_pulls_a_part_that_is_in_the_catalogue(run: Run, scripted_daemon: ScriptedDaemon):
+    items = {"items": [{"name": "small"}], "next_cursor": None}
+    scripted_daemon.answers[("GET", "/manage/v1/catalog")] = (200, items)
+    scripted_daemon.answers[("GET", "/manage/v1/models/tiny")] = (200, MODEL)
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/tiny")] = (200, CHAT)
+    follow_job(scripted_daemon)
+    assert "small is not here yet: pulling it" in run("deploy", "tiny", "--draft", "small").stderr
+    assert scripted_daemon.bodies("POST", "/manage/v1/jobs") == [{"kind": "download", "ref": "small"}]
+
+
+def test_an_adapter_without_a_name_is_wrong_usage(run: Run):
+    done = run("deploy", "tiny", "--adapter", "pirate")
+    assert done.exit_code == 2 and "NAME=MODEL" in done.stderr
+
+
 def test_undeploy(run: Run, scripted_daemon: ScriptedDaemon):
     scripted_daemon.answers[("DELETE", "/manage/v1/deployments/tiny")] = (200, {})
     assert run("undeploy", "tiny").stdout == "tiny is no longer served\n"
@@ -279,6 +326,16 @@ def test_status_shows_what_is_served_and_what_is_under_way(run: Run, scripted_da
         ("sad", None),
         ("tiny", sample),
     ]
+
+
+def test_status_of_language_models_has_their_context_and_hits(run: Run, scripted_daemon: ScriptedDaemon):
+    sample = {"requests_per_s": 2.0, "p50_ms": None, "queue_depth": 0, "prefix_hit_rate": 0.906}
+    served = CHAT | {"route": "chat", "sequences": 8}
+    scripted_daemon.state = {"deployment": {"chat": served, "tiny": READY}, "metrics": {"chat": sample}}
+    lines = {line.split()[0]: line for line in run("status").stdout.splitlines() if line}
+    assert lines["ROUTE"].split()[-2:] == ["CONTEXT", "HITS"]
+    assert lines["chat"].endswith("8 × 2,048  91%")
+    assert lines["tiny"].split()[-2:] == ["—", "—"]
 
 
 def test_status_of_nothing_says_what_to_do(run: Run):
@@ -364,6 +421,82 @@ def test_run_in_json_is_the_whole_answer(run: Run, scripted_daemon: ScriptedDaem
     scripted_daemon.answers[("POST", "/v1/chat/completions")] = (200, answer)
     assert json.loads(run("run", "tiny", "Say hello", "--json").stdout) == answer
     assert "stream" not in scripted_daemon.asked[-1].body
+
+
+def chat_chunks(*deltas: dict) -> list[str]:
+    return [*(json.dumps({"choices": [{"delta": delta}]}) for delta in deltas), "[DONE]"]
+
+
+def test_run_keeps_what_a_model_thinks_out_of_its_answer(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT)
+    thoughts = [{"reasoning_content": "Let me "}, {"reasoning_content": "see."}]
+    chunks = chat_chunks({"role": "assistant"}, *thoughts, {"content": "Good "}, {"content": "day"})
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (200, chunks)
+    done = run("run", "tiny", "Say hello")
+    assert (done.stdout, done.stderr) == ("Good day\n", "Let me see.\n\n")
+    assert "\x1b[2mLet me \x1b[0m" in run("run", "tiny", "Say hello", color=True).stderr
+
+
+def test_run_sends_system_images_and_a_schema(run: Run, scripted_daemon: ScriptedDaemon, tmp_path: Path):
+    seeing = CHAT | {"capabilities": ["completion", "vision"]}
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, seeing)
+    scripted_daemon.answers[("POST", "/v1/chat/completions")] = (200, chat_chunks({"content": "{}"}))
+    (tmp_path / "cat.png").write_bytes(b"meow")
+    (tmp_path / "schema.json").write_text('{"type": "object"}', encoding="utf-8")
+    words = ["--system", "Be brief.", "--image", tmp_path / "cat.png", "--json-schema", tmp_path / "schema.json"]
+    assert run("run", "tiny", "What is it?", *words).exit_code == 0
+    body = scripted_daemon.asked[-1].body
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,bWVvdw=="}},
+                {"type": "text", "text": "What is it?"},
+            ],
+        },
+    ]
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--image", "cat.txt"], "is not an image"),
+        (["--image", "nowhere.png"], "cannot be read"),
+        (["--json-schema", "nowhere.json"], "is not a JSON schema"),
+    ],
+)
+def test_run_explains_what_it_cannot_send(run: Run, scripted_daemon: ScriptedDaemon, words: list[str], said: str):
+    seeing = CHAT | {"capabilities": ["completion", "vision"]}
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, seeing)
+    done = run("run", "tiny", "What is it?", *words)
+    assert done.exit_code == 1 and said in done.stderr
+    assert scripted_daemon.bodies("POST", "/v1/chat/completions") == []
+
+
+def test_run_of_a_model_without_eyes_says_what_it_lacks(run: Run, scripted_daemon: ScriptedDaemon):
+    blind = CHAT | {"capabilities": ["completion"]}
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, blind)
+    done = run("run", "tiny", "What is it?", "--image", "cat.png")
+    assert done.exit_code == 1 and "--projector" in done.stderr
+
+
+def test_run_embeds(run: Run, scripted_daemon: ScriptedDaemon):
+    embedding = CHAT | {"capabilities": ["embedding"], "task": "embedding"}
+    answer = {"data": [{"embedding": [0.125] * 384}]}
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, embedding)
+    scripted_daemon.answers[("POST", "/v1/embeddings")] = (200, answer)
+    done = run("run", "tiny", "Good day")
+    assert done.stdout == f"384 values: {', '.join(['0.1250'] * 8)}, …\n"
+    assert scripted_daemon.asked[-1].body == {"model": "tiny", "input": "Good day"}
+    assert json.loads(run("run", "tiny", "Good day", "--json").stdout) == answer
+
+
+def test_run_of_a_reranker_says_how_to_ask(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, CHAT | {"capabilities": ["rerank"]})
+    done = run("run", "tiny", "Good day")
+    assert done.exit_code == 1 and "/v1/rerank" in done.stderr
 
 
 # --- runtimes and settings -------------------------------------------------------------------------------
