@@ -30,7 +30,6 @@ class Serving:
         self._deployment = deployment
         self._metrics_of_all = metrics
         self._settings = settings
-        self._changed = changed
         self.plan = plan
         self.ready: Ready | None = None
         self.batcher: Batcher | None = None
@@ -55,7 +54,6 @@ class Serving:
             self.pool.join(client)
         if self.batcher is not None:
             self.batcher.join(client)
-        self._changed()
 
     def _left(self, client: WorkerClient) -> None:
         if self.pool is not None:

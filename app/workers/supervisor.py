@@ -113,8 +113,8 @@ class ReplicaKeeper:
         self.ready = ready
         client = process.client
         assert client is not None
+        self._joined(client, ready)  # first: whoever hears that it is ready wants to know what it is
         self._set(state="ready", pid=process.pid, memory_bytes=ready.memory_bytes, error=None)
-        self._joined(client, ready)
         try:
             await process.ended.wait()
         finally:
