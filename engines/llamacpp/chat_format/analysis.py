@@ -588,9 +588,7 @@ def _tagged_arguments(
     return Tagged(key_start, ends, value_end, json_strings), head_end, len(one) - len(after) + consumed
 
 
-def _core_ends(
-    two: str, core: str, shape: TagCall
-) -> tuple[tuple[int, int], tuple[int, int], TagCall] | None:
+def _core_ends(two: str, core: str, shape: TagCall) -> tuple[tuple[int, int], tuple[int, int], TagCall] | None:
     """Where the cores of two calls stand, the first as it stood alone, the second with the other name and id; and the
     shape with the numbers that differ between them."""
     first = two.find(core)
@@ -632,9 +630,7 @@ def _calls_named_by_id(probe: Probe, thinking: Thinking | None) -> Calls | None:
             return None
         places.append((at, at + len(id), *plain))
     first, second = places
-    opening, end, call_start, call_end, separator = _split(
-        two[: first[0]], two[first[3] : second[0]], two[second[3] :]
-    )
+    opening, end, call_start, call_end, separator = _split(two[: first[0]], two[first[3] : second[0]], two[second[3] :])
     head = (call_start, Hole("id", ("functions.", ":")))
     shape = TagCall(head, None, head_end=two[first[1] : first[2]])
     return _stripped(Calls(shape, start=opening, end=end, call_end=call_end, separator=separator))

@@ -11,7 +11,8 @@ import jinja2
 from engines.engine import EngineError
 from engines.llamacpp.chat_format import harmony, plain_json
 from engines.llamacpp.chat_format.analysis import analyse, probe_capabilities
-from engines.llamacpp.chat_format.grammar import GrammarBuilder, Special, embedded
+from engines.llamacpp.chat_format.grammar import GrammarBuilder, embedded
+from engines.llamacpp.chat_format.lark import Special
 from engines.llamacpp.chat_format.messages import adapt, check, describe_tools
 from engines.llamacpp.chat_format.parser import AnswerParser
 from engines.llamacpp.chat_format.reader import cores
@@ -142,7 +143,11 @@ class ChatFormat:
         return before
 
     def _rendered(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], variables: dict[str, Any], prompt: bool = True
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        variables: dict[str, Any],
+        prompt: bool = True,
     ) -> str:
         try:
             return self._jinja.render(messages, tools, variables, prompt)
@@ -176,9 +181,7 @@ class ChatFormat:
         calls = syntax.calls
         if tools and calls and (grammar is None or required):
             builder = GrammarBuilder(syntax, self._special)
-            text = builder.calls(
-                tools, parallel=parallel and calls.parallel, required=required, reasoning=reasoning
-            )
+            text = builder.calls(tools, parallel=parallel and calls.parallel, required=required, reasoning=reasoning)
             prepared.grammar = Grammar("lark", text)
             if not required:
                 opening = cores(calls.opening)
@@ -189,9 +192,7 @@ class ChatFormat:
             answer = GrammarBuilder(syntax, self._special).answer(grammar, reasoning=reasoning)
             prepared.grammar = Grammar("lark", answer) if answer else grammar
 
-    def _plain_grammar(
-        self, tools: list[dict[str, Any]], parallel: bool, required: bool, reasoning: bool
-    ) -> Grammar:
+    def _plain_grammar(self, tools: list[dict[str, Any]], parallel: bool, required: bool, reasoning: bool) -> Grammar:
         schema = plain_json.grammar_schema(tools, parallel=parallel, required=required)
         if self.syntax.thinking is None:
             return Grammar("lark", f"start: %json {json.dumps(schema | {'x-guidance': {'lenient': True}})}\n")
@@ -230,19 +231,21 @@ class ChatFormat:
     def _instructions(self, tools: list[dict[str, Any]]) -> str:
         """For templates that write calls but describe no tools."""
         described = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
-        name = "TOOL_NAME"
-        call = {"id": "000000000", "type": "function", "function": {"name": name, "arguments": {"ARGUMENT": "VALUE"}}}
-        conversation: list[dict[str, Any]] = [{"role": "user", "content": "_"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-        adapted = adapt(check(conversation, False), self._can, self.template)
-        shown = self._rendered(adapted, [], {}, prompt=False)
+        text = f"You can call these tools:\n{described}"
+        function = {"name": "TOOL_NAME", "arguments": {"ARGUMENT": "VALUE"}}
+        call = {"id": "000000000", "type": "function", "function": function}
+        conversation: list[dict[str, Any]] = [
+            {"role": "user", "content": "_"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        shown = self._rendered(adapt(check(conversation, False), self._can, self.template), [], {}, prompt=False)
         calls = self.syntax.calls
-        begin = shown.rfind(cores(calls.opening)[0]) if calls and cores(calls.opening) else -1
+        opening, closing = (cores(calls.opening), cores(calls.end or calls.call_end)) if calls else ((), ())
+        begin = shown.rfind(opening[0]) if opening else -1
         if begin < 0:
-            return f"You can call these tools:\n{described}"
-        end = shown.rfind(cores(calls.end or calls.call_end)[-1]) if calls and cores(calls.end or calls.call_end) else -1
-        last = cores(calls.end or calls.call_end)[-1] if calls and end >= 0 else ""
-        example = shown[begin : end + len(last)] if end > begin else shown[begin:]
-        return f"You can call these tools:\n{described}\n\nTo call one, write:\n{example}"
+            return text
+        end = shown.rfind(closing[-1]) + len(closing[-1]) if closing else len(shown)
+        return f"{text}\n\nTo call one, write:\n{shown[begin : max(begin, end)]}"
 
 
 def _callable(tools: Sequence[dict[str, Any]], choice: str) -> list[dict[str, Any]]:

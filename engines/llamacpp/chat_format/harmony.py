@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from engines.llamacpp.chat_format.grammar import Special, parameters_json
+from engines.llamacpp.chat_format.lark import Special, json_value, parameters
 from engines.llamacpp.chat_format.parser import AnswerParser
 from engines.llamacpp.chat_format.reader import Reading, Stops
 from engines.llamacpp.chat_format.syntax import Syntax
@@ -96,7 +96,12 @@ def grammar(
     end, message, channel, begin = (token(t) for t in ("<|end|>", "<|message|>", "<|channel|>", "<|start|>"))
     constrain, call_end = token("<|constrain|>"), token("<|call|>")
     ended = f"TEXT? {end}" if special("<|end|>") else "up_to_end"
-    rules = [f'again: ({begin} "assistant")?', "TEXT: /(?s:.+)/", r"WS: /[ \n]{0,4}/"]
+    rules = [
+        'talk: "commentary" | "analysis"',
+        f'again: ({begin} "assistant")?',
+        "TEXT: /(?s:.+)/",
+        r"WS: /[ \n]{0,4}/",
+    ]
     if not special("<|end|>"):
         rules.append(r"up_to_end[lazy]: /(?s:.*?)<\|end\|>/")
     names = []
@@ -104,8 +109,8 @@ def grammar(
         function = tool["function"]
         rules.append(f'to_{at}: " to=functions.{function["name"]}"')
         rules.append(
-            f'call_{at}: (to_{at} {channel} ("commentary" | "analysis") | {channel} ("commentary" | "analysis") to_{at})'
-            f' WS ({constrain})? ("json")? {message} WS {parameters_json(function)} WS ({call_end})?'
+            f"call_{at}: (to_{at} {channel} talk | {channel} talk to_{at})"
+            f' WS ({constrain})? ("json")? {message} WS {json_value(parameters(function))} WS ({call_end})?'
         )
         names.append(f"call_{at}")
     rules.append(f'thought: again {channel} "analysis" {message} {ended}')

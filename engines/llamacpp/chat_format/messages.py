@@ -16,15 +16,15 @@ def check(messages: Sequence[dict[str, Any]], images: bool) -> list[dict[str, An
     if not messages:
         raise _invalid("messages is empty")
     checked = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+    for index, given in enumerate(messages):
+        if not isinstance(given, dict) or not isinstance(given.get("role"), str):
             raise _invalid(f"messages[{index}] has no role")
-        content = message.get("content")
+        content = given.get("content")
         if isinstance(content, list):
             content = "".join(_part(part, index, images) for part in content)
         if not isinstance(content, str | None):
             raise _invalid(f"messages[{index}].content is neither text nor a list of parts")
-        message = {**message, "content": content or ""}
+        message = {**given, "content": content or ""}
         if calls := message.get("tool_calls"):
             message["tool_calls"] = [_call(call, index) for call in calls]
         elif "tool_calls" in message:
@@ -66,21 +66,21 @@ def adapt(messages: list[dict[str, Any]], can: Capabilities, source: str) -> lis
         messages = _system_into_user(messages)
     if not can.parallel:
         messages = _one_call_each(messages)
-    adapted = []
-    for message in messages:
-        message = dict(message)
-        if calls := message.get("tool_calls"):
-            message = _with_calls(message, calls, can)
-        elif message["role"] == "tool" and not can.tool_role:
-            message = {"role": "user", "content": json.dumps({"tool_response": message["content"]}, ensure_ascii=False)}
-        if reasoning := message.get("reasoning_content"):
-            message.setdefault("reasoning", reasoning)
-            if "thinking" in source and not (message.get("tool_calls") and message.get("content")):
-                message.setdefault("thinking", reasoning)
-        if can.typed_content and isinstance(message.get("content"), str):
-            message["content"] = [{"type": "text", "text": message["content"]}]
-        adapted.append(message)
-    return adapted
+    return [_adapted(dict(message), can, source) for message in messages]
+
+
+def _adapted(message: dict[str, Any], can: Capabilities, source: str) -> dict[str, Any]:
+    if calls := message.get("tool_calls"):
+        message = _with_calls(message, calls, can)
+    elif message["role"] == "tool" and not can.tool_role:
+        message = {"role": "user", "content": json.dumps({"tool_response": message["content"]}, ensure_ascii=False)}
+    if reasoning := message.get("reasoning_content"):
+        message.setdefault("reasoning", reasoning)
+        if "thinking" in source and not (message.get("tool_calls") and message.get("content")):
+            message.setdefault("thinking", reasoning)
+    if can.typed_content and isinstance(message.get("content"), str):
+        message["content"] = [{"type": "text", "text": message["content"]}]
+    return message
 
 
 def _with_calls(message: dict[str, Any], calls: list[dict[str, Any]], can: Capabilities) -> dict[str, Any]:
