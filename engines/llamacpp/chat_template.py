@@ -65,7 +65,8 @@ class JinjaTemplate:
         }
         if tools:
             values["tools"] = tools
-            values["functions"] = json.dumps([tool["function"] for tool in tools], indent=4, ensure_ascii=False)
+        if "functions" in self.text:  # firefunction's name for them, as text
+            values["functions"] = json.dumps([tool["function"] for tool in tools or ()], indent=4, ensure_ascii=False)
         self._environment.begin()
         parts: list[str] = []
         size = 0
@@ -84,9 +85,7 @@ class _Environment(SandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**"])
 
     def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
-        )
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock])
         self._ends = float("inf")
         self._range_left = MAX_RANGE
         self.filters["tojson"] = _to_json

@@ -8,7 +8,7 @@ from engines.llamacpp.chat_format.syntax import Elements, LooseDict, Tagged
 from engines.llamacpp.chat_format.values import property_schema, types
 
 #: Beyond this many arguments the required ones come in the order of the schema, and the others in any.
-_FREE_ORDER = 5
+_FREE_ORDER = 6
 
 
 class ArgumentRules(Lark):

@@ -10,11 +10,12 @@ import jinja2
 
 from engines.engine import EngineError
 from engines.llamacpp.chat_format import harmony, plain_json
-from engines.llamacpp.chat_format.analysis import analyse, probe_capabilities
+from engines.llamacpp.chat_format.analysis import analyse
 from engines.llamacpp.chat_format.grammar import GrammarBuilder, embedded
 from engines.llamacpp.chat_format.lark import Special
 from engines.llamacpp.chat_format.messages import adapt, check, describe_tools
 from engines.llamacpp.chat_format.parser import AnswerParser
+from engines.llamacpp.chat_format.probe import probe_capabilities
 from engines.llamacpp.chat_format.reader import cores
 from engines.llamacpp.chat_format.syntax import JsonCall, Syntax
 from engines.llamacpp.chat_template import CHATML, RENDER_ERRORS, JinjaTemplate
@@ -109,14 +110,20 @@ class ChatFormat:
         if not parse:
             return prepared
         reasoning = bool(thinking) and not self._harmony and self._ends_in_reasoning(text, continue_final, checked)
+        continued = continue_final and checked[-1]["role"] == "assistant"
         if self._harmony:
             self._read_harmony(prepared, callable, required, parallel, grammar)
+            if continued:
+                channel = "final" if checked[-1]["content"] else "analysis"
+                prepared.parser = harmony.HarmonyParser(callable, f"<|channel|>{channel}<|message|>")
         elif plain:
             prepared.parser = plain_json.PlainJsonParser(callable, thinking, reasoning)
             if grammar is None or required:
                 prepared.grammar = self._plain_grammar(callable, parallel, required, reasoning)
         else:
             self._read(prepared, callable, required, parallel, grammar, reasoning)
+            if continued and prepared.parser:
+                prepared.parser = AnswerParser(self.syntax, callable, reasoning, continued=True)
         prepared.show = [marker for marker in self._markers() if self._special(marker)] if prepared.parser else []
         return prepared
 
@@ -130,17 +137,34 @@ class ChatFormat:
             return self._rendered(adapted, shown, {**variables, **more})
         # The last message is cut where a mark in it stands, so that no end of the turn follows it.
         last = adapted[-1]
-        marked_key = "content" if messages[-1]["content"] or not last.get("reasoning_content") else "reasoning_content"
-        marked = {**last, marked_key: _marked(last.get(marked_key))}
-        if marked_key == "reasoning_content":
-            marked |= {key: marked[marked_key] for key in ("thinking", "reasoning") if key in last}
-        text = self._rendered([*adapted[:-1], marked], shown, {**variables, **more}, prompt=False)
-        before, found, _ = text.rpartition(_END)
-        if not found:
-            raise EngineError(
-                "invalid_input", "the chat template does not let the last message go on", field="messages"
-            )
-        return before
+        key = "content" if messages[-1]["content"] or not last.get("reasoning_content") else "reasoning_content"
+        marked = {**last, key: _marked(last.get(key))}
+        if key == "reasoning_content":
+            marked |= {other: marked[key] for other in ("thinking", "reasoning") if other in last}
+        if not self._harmony:
+            try:
+                text = self._rendered([*adapted[:-1], marked], shown, {**variables, **more}, prompt=False)
+            except EngineError:
+                text = ""
+            before, found, _ = text.rpartition(_END)
+            if found:
+                return before
+        # The template leaves it out, or refuses it: it is written after the prompt for an answer.
+        text = self._rendered(adapted[:-1], shown, {**variables, **more})
+        return text + self._begun(text, messages[-1], key == "reasoning_content")
+
+    def _begun(self, text: str, message: dict[str, Any], reasoning: bool) -> str:
+        """The beginning of an answer, as the model would have written it after ``text``."""
+        if self._harmony:
+            said = message.get("reasoning_content") if reasoning else message["content"]
+            return f"<|channel|>{'analysis' if reasoning else 'final'}<|message|>{said or ''}"
+        thinking = self.syntax.thinking
+        if thinking is None:
+            return str(message["content"])
+        opened = bool(thinking.start) and text.rstrip().endswith(thinking.start)
+        if reasoning:
+            return ("" if opened else thinking.start) + message["reasoning_content"]
+        return (thinking.end if opened else "") + str(message["content"])
 
     def _rendered(
         self,
@@ -181,6 +205,9 @@ class ChatFormat:
         calls = syntax.calls
         if tools and calls and (grammar is None or required):
             builder = GrammarBuilder(syntax, self._special)
+            around = [*syntax.dropped, *([syntax.thinking.start] if syntax.thinking else [])]
+            if not required and any(calls.opening.strip() in marker for marker in around if calls.opening.strip()):
+                return  # what opens a call opens other things too
             text = builder.calls(tools, parallel=parallel and calls.parallel, required=required, reasoning=reasoning)
             prepared.grammar = Grammar("lark", text)
             if not required:

@@ -148,7 +148,7 @@ class GrammarBuilder(ArgumentRules):
             last = [piece for piece in self._marker.split(calls.end.strip()) if piece]
             # Where a control token closes the calls it may be the one that ends the answer.
             end += f" (WS {closing})?" if self._is_special(last[-1]) else f" WS {closing}"
-        return f"{bracket} WS call{more}{end} WS"
+        return f"{bracket} WS call{more}{end} {self._dropped()} WS"
 
     def _after(self, literal: str) -> str:
         return f" WS {self.literal(literal)}" if literal.strip() else ""

@@ -23,8 +23,10 @@ def recognised(template: str) -> bool:
 class HarmonyParser(AnswerParser):
     """The channels ``analysis`` is reasoning; ``final``, and ``commentary`` for nobody, are content."""
 
-    def __init__(self, tools: Sequence[dict[str, Any]] = ()):
-        super().__init__(Syntax(), tools)
+    def __init__(self, tools: Sequence[dict[str, Any]] = (), header: str = ""):
+        super().__init__(Syntax(prefix=header), tools)
+        if header:
+            self._begun = True
 
     def _answer(self) -> Reading[None]:
         reader = self._reader
@@ -116,7 +118,8 @@ def grammar(
     rules.append(f'thought: again {channel} "analysis" {message} {ended}')
     rules.append(f'preamble: again {channel} "commentary" {message} {ended}')
     wanted, _, more = answer.partition("\n")
-    final = f'again {channel} "final" {message} {f"WS ({wanted})" if wanted else "TEXT?"} ({end})?'
+    text = f"WS ({wanted})" if wanted else "TEXT?"
+    final = f'again {channel} "final" (" "? {constrain} "json")? {message} {text} ({end})?'
     calls = f"again ({' | '.join(names)})" if names else ""
     calls = f"({calls} ({calls})*)" if names and parallel else calls
     ending = " | ".join(filter(None, [calls, "" if required else final]))

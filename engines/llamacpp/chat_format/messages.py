@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.engine import EngineError
-from engines.llamacpp.chat_format.analysis import Capabilities
+from engines.llamacpp.chat_format.probe import Capabilities
 
 MEDIA_MARKER = "<__media__>"
 

@@ -30,9 +30,11 @@ class Piece:
 
 class AnswerParser:
     """``tools`` are those that may be called (none: nothing is a call). ``reasoning``: the prompt ends inside the
-    thinking block."""
+    thinking block. ``continued``: it ends inside the answer, whose white space goes on."""
 
-    def __init__(self, syntax: Syntax, tools: Sequence[dict[str, Any]] = (), reasoning: bool = False):
+    def __init__(
+        self, syntax: Syntax, tools: Sequence[dict[str, Any]] = (), reasoning: bool = False, continued: bool = False
+    ):
         self._syntax = syntax
         self._thinking = syntax.thinking
         self._calls = syntax.calls if tools else None
@@ -42,12 +44,12 @@ class AnswerParser:
         self._out: list[Piece] = []
         self._index = -1
         self._space = ""
-        self._begun = False
+        self._begun = continued
         """Whether anything but white space came since the last marker."""
         self._said = False
         """Whether there is content since the beginning or the last call."""
         self._marked = False
-        self._reader.text = syntax.prefix if tools or syntax.thinking else ""
+        self._reader.text = "" if continued else syntax.prefix
         self._reading = self._answer()
         next(self._reading, None)
 
@@ -70,8 +72,10 @@ class AnswerParser:
         thinking, calls = self._thinking, self._calls
         trigger = _trigger(calls.opening) if calls else ""
         triggers = [trigger, _trigger(calls.skippable) if calls else ""]
-        inside = triggers if thinking and thinking.ended_by_call else []
         dropped = self._syntax.dropped
+        inside = [marker for marker in dropped if "|>" in marker]
+        if thinking and thinking.ended_by_call:
+            inside += triggers
         content_stops = Stops([*triggers, *([thinking.start, thinking.end] if thinking else []), *dropped])
         reasoning_stops = Stops([thinking.end if thinking else "", *inside])
         in_reasoning = self._begins_in_reasoning
@@ -97,8 +101,10 @@ class AnswerParser:
             elif thinking and marker == thinking.start and (thinking.anywhere or not self._said):
                 self._skip(marker)
                 in_reasoning = True
-            elif marker in dropped and not in_reasoning:
+            elif marker in dropped:
+                # Content that is opened ends the thinking that was not closed.
                 self._skip(marker)
+                in_reasoning = False
             else:
                 self._literally(marker, in_reasoning)
 
@@ -156,6 +162,7 @@ class AnswerParser:
         opened = yield from reader.literal(calls.start)
         if opened and array:
             array = yield from reader.literal("[")
+        opened = opened or bool(calls.skippable)
         if not opened or not (yield from self._call()):
             self._back(begin)
             return False

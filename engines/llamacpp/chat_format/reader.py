@@ -34,23 +34,24 @@ class Stops:
         self._pattern = re.compile("|".join(map(re.escape, self.markers))) if self.markers else None
         self._beginnings = {marker[:n] for marker in self.markers for n in range(1, len(marker))}
         self._longest = max(map(len, self.markers), default=1) - 1
-        self._extended = {m for m in self.markers if any(o != m and o.startswith(m) for o in self.markers)}
+        self._longer = {m: [o for o in self.markers if o != m and o.startswith(m)] for m in self.markers}
 
     def find(self, text: str, at: int, closed: bool) -> tuple[str, int] | None:
         """The first marker from ``at`` on and where it is; None while it might still grow into a longer one."""
         found = self._pattern.search(text, at) if self._pattern else None
-        if found is None or (not closed and found.end() == len(text) and found[0] in self._extended):
+        if found is None:
             return None
-        return found[0], found.start()
+        marker, start = found[0], found.start()
+        if not closed and any(text.startswith(longer[: len(text) - start], start) for longer in self._longer[marker]):
+            return None
+        return marker, start
 
     def held(self, text: str, at: int) -> int:
         """Characters at the end of ``text`` that may be the beginning of a marker."""
-        length = min(self._longest, len(text) - at)
-        extended = next((len(m) for m in self.markers if m in self._extended and text.endswith(m, at)), 0)
-        for n in range(length, extended, -1):
+        for n in range(min(self._longest, len(text) - at), 0, -1):
             if text[-n:] in self._beginnings:
                 return n
-        return extended
+        return 0
 
 
 class Reader:

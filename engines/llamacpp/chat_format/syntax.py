@@ -98,7 +98,7 @@ class Calls:
     array: bool = False
     """The calls are the items of a JSON array."""
     skippable: str = ""
-    """A part of the opening that some models leave out."""
+    """The part of the opening that some models begin with, leaving out the rest."""
     parallel: bool = True
 
     @property
