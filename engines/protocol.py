@@ -358,6 +358,8 @@ class Step(msgspec.Struct, tag=True, array_like=True):
     events: list[TokenEvent]
     load: SchedulerLoad
     step_us: int = 0
+    decode_us: int = 0
+    """Of it, what the engine's own decode took; the rest is scheduling, sampling and telling."""
 
 
 class Embedded(msgspec.Struct, tag=True, array_like=True):

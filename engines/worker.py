@@ -28,8 +28,6 @@ from engines.protocol import (
     Load,
     Rank,
     Rejected,
-    SchedulerLoad,
-    Step,
     Tokenize,
     Unload,
 )
@@ -38,7 +36,7 @@ from engines.protocol import (
 ENGINES = {
     "echo": "engines.echo.engine:EchoEngine",
     "onnxruntime": "engines.onnxruntime.engine:OnnxRuntimeEngine",
-    "llamacpp": "engines.llamacpp.engine:LlamaCppEngine",
+    "llamacpp": "engines.llamacpp.loading:open_model",
 }
 
 
@@ -225,7 +223,7 @@ def _answer(channel: Channel, engine: TokenEngine, message: protocol.ToWorker, p
     elif isinstance(message, Abort):
         engine.abort(message)
         if not engine.busy:  # no step will follow to say that nothing runs
-            channel.send(Step([], SchedulerLoad()))
+            channel.send(engine.step())
     elif isinstance(message, Tokenize):
         channel.send(engine.tokenize(message))
     elif isinstance(message, Unload):

@@ -11,7 +11,8 @@ class Detokenizer:
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
+        self.stopped = ""
+        """The stop string that ended the text."""
 
     def feed(self, piece: bytes, may_stop: bool = True) -> str:
         """The text that ``piece`` makes ready. Sets `stopped` when a stop string is complete (never while
@@ -20,10 +21,10 @@ class Detokenizer:
         self._held = ""
         if not may_stop or not self._stop:
             return text
-        ends = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]
+        ends = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
         if ends:
-            self.stopped = True
-            return text[: min(ends)[1]]
+            _, start, self.stopped = min(ends)
+            return text[:start]
         safe = len(text) - max(_overlap(text, stop) for stop in self._stop)
         self._held = text[safe:]
         return text[:safe]

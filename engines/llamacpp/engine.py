@@ -1,27 +1,34 @@
-"""The llama.cpp token engine: our own continuous batching over one llama.cpp context."""
+"""The llama.cpp engine that writes text: our own continuous batching over one llama.cpp context."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from engines.engine import EngineError
-from engines.llamacpp import runner, scheduler
-from engines.llamacpp.chat_template import ChatTemplate
+from engines.llamacpp import scheduler
+from engines.llamacpp.adapters import Adapters
+from engines.llamacpp.answer import Answer
+from engines.llamacpp.chat_format import ChatFormat
 from engines.llamacpp.detokenizer import Detokenizer
-from engines.llamacpp.kv_slots import Copy, Keep, KvSlots, Move
+from engines.llamacpp.draft_model import DraftModel
+from engines.llamacpp.drafter import NGramDrafter, Pace
+from engines.llamacpp.embedder import Embedder
+from engines.llamacpp.grammar import Grammars
+from engines.llamacpp.kv_slots import Copy, Keep, KvSlots, MemoryAction, Move, Restore, Save
+from engines.llamacpp.prefix_store import PrefixStore
+from engines.llamacpp.prompt import Prompt, Reader
 from engines.llamacpp.runner import KvFull, Row, Runner
 from engines.llamacpp.sampler import Sampler
 from engines.llamacpp.scheduler import Plan, QueueFull, Scheduler
-from engines.llamacpp.settings import read_settings, resolve
+from engines.llamacpp.settings import Settings
+from engines.llamacpp.vision import Projector
 from engines.protocol import (
     Abort,
     Embed,
     Embedded,
     Generate,
-    LanguageModel,
-    Load,
     Rank,
     Ready,
     Rejected,
@@ -33,82 +40,53 @@ from engines.protocol import (
     Unloaded,
 )
 
-
-@dataclass(eq=False)
-class _Answer:
-    """One request on its way to an answer."""
-
-    request: Generate
-    sequence: scheduler.Sequence
-    sampler: Sampler
-    text: Detokenizer
-    prompt_tokens: int
-    max_tokens: int
-    written: int = 0
-    """Tokens of the answer so far."""
+#: Guessing ahead pays while a decode has room to spare: with more answers at once it only makes the step longer.
+DRAFTING_ANSWERS = 4
 
 
-class LlamaCppEngine:
-    """Implements `engines.engine.TokenEngine`. The constructor loads the model, runs it once and raises
-    `EngineError`. Settings: `engines.llamacpp.settings.Settings`."""
+class TextEngine:
+    """Implements `engines.engine.TokenEngine`. Everything it is given is loaded; it closes it."""
 
-    def __init__(self, load: Load):
-        settings, unknown = read_settings(load.settings)
-        threads = load.threads or runner.usable_threads()
-        self._runner = Runner(load.path, load.device, threads, settings)
-        try:
-            model = self._runner
-            self._settings = resolve(
-                settings,
-                model.trained_context,
-                on_gpu=load.device != "cpu",
-                cell_bytes=model.cell_bytes(settings),
-                free_bytes=runner.free_bytes(load.device),
-            )
-            self._template = ChatTemplate(model.chat_template, model.bos_text, model.eos_text)
-            model.open_context(self._settings)
-        except EngineError:
-            self._runner.close()
-            raise
+    def __init__(
+        self,
+        ready: Ready,
+        model: Runner,
+        settings: Settings,
+        format: ChatFormat,
+        *,
+        adapters: Adapters,
+        embedder: Embedder,
+        projector: Projector | None,
+        draft: DraftModel | None,
+        cache_folder: Path | None,
+        fingerprint: str,
+    ):
+        """``cache_folder`` None: computed prefixes are not kept on disk. ``fingerprint``: see `PrefixStore.save`."""
+        self.ready = ready
+        self._runner, self._settings = model, settings
+        self._adapters, self._embedder, self._projector, self._draft = adapters, embedder, projector, draft
+        self._cache_folder, self._fingerprint = cache_folder, fingerprint
+        self._store = PrefixStore()
+        self._reader = Reader(model, format, projector)
+        self._grammars = Grammars(model.vocab, model.end_tokens.tolist())
         self._scheduler = Scheduler(
             KvSlots(
-                self._settings.sequences,
-                self._settings.kv_tokens,
+                settings.sequences,
+                settings.kv_tokens,
                 can_cut=model.can_cut,
-                streams=self._settings.streams,
+                streams=settings.streams,
+                store_bytes=settings.prefix_cache_mb << 20,
+                window=model.window,
             ),
-            busy_budget=self._settings.step_tokens,
-            idle_budget=self._settings.batch_tokens,
-            kv_tokens=self._settings.kv_tokens,
-            queue_limit=self._settings.queue_limit,
+            busy_budget=settings.step_tokens,
+            idle_budget=settings.batch_tokens,
+            kv_tokens=settings.kv_tokens,
+            queue_limit=settings.queue_limit,
         )
-        self._answers: dict[int, _Answer] = {}
+        if cache_folder is not None:
+            self._store.load(cache_folder, fingerprint, self._scheduler.adopt)
+        self._answers: dict[int, Answer] = {}
         self._announced: dict[int, TokenEvent] = {}
-        notes = list(self._template.notes)
-        if settings.context_tokens > self._settings.context_tokens:
-            notes.append(
-                f"The model was trained on {model.trained_context} tokens: the context is that long, "
-                f"not {settings.context_tokens}."
-            )
-        if unknown:
-            notes.append(f"llama.cpp has no setting named {', '.join(unknown)}.")
-        self.ready = Ready(
-            engine="llamacpp",
-            engine_version=runner.version(),
-            device=load.device,
-            provider=runner.provider(),
-            threads=threads,
-            language=LanguageModel(
-                context_tokens=self._settings.context_tokens,
-                sequences=self._settings.sequences,
-                vocabulary=model.vocabulary,
-                chat_template=self._template.source,
-                description=model.description,
-                parameters=model.parameters,
-            ),
-            memory_bytes=runner.resident_bytes(),
-            notes=notes,
-        )
 
     @property
     def busy(self) -> bool:
@@ -117,142 +95,207 @@ class LlamaCppEngine:
     def submit(self, request: Generate, media: Sequence[bytes] = ()) -> None:
         if request.id in self._answers:
             raise EngineError("invalid_input", f"sequence {request.id} is already running", field="id")
-        prompt, stop, field = self._prompt(request)
-        context = self._settings.context_tokens
-        if not prompt:
-            raise EngineError("invalid_input", "the prompt is empty", field=field)
-        if len(prompt) >= context:
-            raise EngineError(
-                "context_exceeded",
-                f"the prompt has {len(prompt)} tokens; the context is {context}, prompt and answer together",
-                hint="Shorten the prompt, or deploy with a larger context_tokens.",
-                field=field,
-            )
-        if request.max_tokens < -1:
-            raise EngineError("invalid_input", "max_tokens is negative", field="max_tokens")
-        if "" in request.stop:
-            raise EngineError("invalid_input", "a stop string is empty", field="stop")
-        room = context - len(prompt)
-        answer = _Answer(
+        if request.adapter:
+            self._adapters[request.adapter]  # raises where there is none of that name
+        prompt = self._reader.read(request, media)
+        self._check(request, prompt)
+        room = self._settings.context_tokens - len(prompt.tokens)
+        constraint = self._grammars.compile(prompt.grammar, prompt.lazy) if prompt.grammar else None
+        answer = Answer(
             request,
-            scheduler.Sequence(request.id, list(prompt), reuse=request.cache_prompt),
-            Sampler(request.sampling, prompt),
-            # Who wants no end of text does not want the template's own either.
-            Detokenizer(request.stop + ([] if request.ignore_eos else stop)),
-            prompt_tokens=len(prompt),
+            scheduler.Sequence(
+                request.id,
+                list(prompt.tokens),
+                # With M-RoPE what comes after a picture cannot be cut back by counting cells.
+                reuse=request.cache_prompt and not (prompt.images and self._projector and self._projector.m_rope),
+                priority=request.priority,
+                group=request.adapter,
+                spans=prompt.spans,
+            ),
+            Sampler(request.sampling, prompt.text_tokens, self._runner.vocab, self._settings.context_tokens),
+            Detokenizer(request.stop + prompt.stop),
+            prompt,
             max_tokens=room if request.max_tokens < 0 else min(request.max_tokens, room),
+            constraint=constraint,
         )
+        if self._settings.speculative != "off" and not prompt.images:
+            answer.drafter = self._draft.drafter() if self._draft is not None else NGramDrafter()
+            answer.pace = Pace(self._settings.draft_tokens)
         try:
             self._scheduler.submit(answer.sequence)
         except QueueFull:
             limit = self._settings.queue_limit
             raise EngineError("queue_full", f"{limit} sequences are waiting already") from None
         self._answers[request.id] = answer
-        self._announced[request.id] = TokenEvent(request.id, prompt_tokens=len(prompt))
+        self._announced[request.id] = TokenEvent(request.id, prompt_tokens=len(prompt.tokens))
 
     def abort(self, request: Abort) -> None:
         self._announced.pop(request.id, None)
-        if answer := self._answers.pop(request.id, None):
-            self._scheduler.end(answer.sequence)
+        if answer := self._answers.get(request.id):
+            self._end(answer)
 
     def step(self) -> Step:
         started = time.perf_counter_ns()
         events = list(self._announced.values())
         self._announced.clear()
+        self._guess()
         plan = self._scheduler.schedule()
+        decoded_ns = 0
         try:
-            logits = self._decode(plan)
-            self._scheduler.commit(plan)
-            sampling = [work.sequence for work in plan.work if work.outputs]
-            events += [self._advance(self._answers[s.id], row) for s, row in zip(sampling, logits, strict=True)]
+            if self._change_memory(plan.actions):
+                decoding = time.perf_counter_ns()
+                logits = self._decode(plan)
+                decoded_ns = time.perf_counter_ns() - decoding
+                self._scheduler.commit(plan)
+                events += self._sample(plan, logits)
         except KvFull:
             # The scheduler counts cells, so this means that llama.cpp needs more of them than we think.
             if not self._scheduler.make_room():
-                events += self._fail(plan, "out_of_memory", "the key-value memory is full")
+                events += self._fail(plan, EngineError("out_of_memory", "the key-value memory is full"))
         except EngineError as error:
-            events += self._fail(plan, error.code, error.message)
-        load = SchedulerLoad(self._scheduler.running, self._scheduler.waiting, self._scheduler.kv_used)
-        return Step(events, load, (time.perf_counter_ns() - started) // 1000)
+            events += self._fail(plan, error)
+        return Step(events, self._load(), (time.perf_counter_ns() - started) // 1000, decoded_ns // 1000)
 
     def embed(self, requests: Sequence[Embed | Rank]) -> list[tuple[Embedded | Rejected, np.ndarray]]:
-        return [(Rejected(r.id, "invalid_input", "this model gives no embeddings yet"), np.empty(0)) for r in requests]
-
-    def unload(self) -> Unloaded:
-        return Unloaded()
+        return self._embedder.answer(requests)
 
     def tokenize(self, request: Tokenize) -> Tokens:
-        if request.messages is not None:
-            text, special = self._template.render(request.messages)
-            return Tokens(request.id, self._runner.tokenize(text, special), text)
-        if request.text is None:
-            raise EngineError("invalid_input", "neither text nor messages is given", field="text")
-        return Tokens(request.id, self._runner.tokenize(request.text), request.text)
+        return self._reader.tokenize(request)
+
+    def unload(self) -> Unloaded:
+        if self._cache_folder is None:
+            return Unloaded()
+        self._change_memory(self._scheduler.save_all())
+        prefixes = self._scheduler.prefixes()
+        room = self._settings.prefix_disk_mb << 20
+        kept = []
+        for prefix in reversed(prefixes):
+            state = self._store.get(prefix.key)
+            if state is not None and state.nbytes <= room:
+                room -= state.nbytes
+                kept.append(prefix)
+        return Unloaded(self._store.save(self._cache_folder, self._fingerprint, reversed(kept)))
 
     def close(self) -> None:
+        for answer in list(self._answers.values()):
+            self._end(answer)
+        self._embedder.close()
+        for part in (self._projector, self._draft):
+            if part is not None:
+                part.close()
+        self._runner.close_context()
+        self._adapters.close()
         self._runner.close()
 
-    def _prompt(self, request: Generate) -> tuple[list[int], list[str], str]:
-        """(tokens, stop strings that the template needs, the field they come from)."""
-        given = [f for f in ("messages", "prompt", "prompt_tokens") if getattr(request, f) is not None]
-        if len(given) != 1:
-            raise EngineError("invalid_input", "give exactly one of messages, prompt and prompt_tokens", field="prompt")
-        if request.messages is not None:
-            return self._runner.tokenize(*self._template.render(request.messages)), self._template.stop, "messages"
-        if request.prompt is not None:
-            # A tokenizer that begins every prompt with a special token would make nothing look like something.
-            return self._runner.tokenize(request.prompt) if request.prompt else [], [], "prompt"
-        tokens = request.prompt_tokens or []
-        if any(not 0 <= token < self._runner.vocabulary for token in tokens):
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _check(self, request: Generate, prompt: Prompt) -> None:
+        context, length = self._settings.context_tokens, len(prompt.tokens)
+        if not length:
+            raise EngineError("invalid_input", "the prompt is empty", field=prompt.source)
+        if length >= context:
             raise EngineError(
-                "invalid_input", f"a token is not in 0…{self._runner.vocabulary - 1}", field="prompt_tokens"
+                "context_exceeded",
+                f"the prompt has {length} tokens; the context is {context}, prompt and answer together",
+                hint="Shorten the prompt, or deploy with a larger context_tokens.",
+                field=prompt.source,
             )
-        return tokens, [], "prompt_tokens"
+        if request.max_tokens < -1:
+            raise EngineError("invalid_input", "max_tokens is negative", field="max_tokens")
+        if "" in request.stop:
+            raise EngineError("invalid_input", "a stop string is empty", field="stop")
+
+    def _load(self) -> SchedulerLoad:
+        s = self._scheduler
+        return SchedulerLoad(s.running, s.waiting, s.kv_used, s.cache_bytes, s.preempted, s.drafted, s.accepted)
+
+    def _guess(self) -> None:
+        """Let answers that can guess ahead do so, while there are few of them."""
+        if self._settings.speculative == "off" or len(self._answers) > DRAFTING_ANSWERS:
+            return
+        for answer in self._answers.values():
+            answer.guess()
+
+    def _change_memory(self, actions: Sequence[MemoryAction]) -> bool:
+        """Whether what was planned can be decoded."""
+        for i, action in enumerate(actions):
+            match action:
+                case Keep(slot, count):
+                    self._runner.keep(slot, count)
+                case Copy(source, target, count):
+                    self._runner.copy(source, target, count)
+                case Move(source, target, count):
+                    self._runner.copy(source, target, count)
+                    self._runner.keep(source, 0)
+                case Save(slot, key):
+                    state = self._runner.save(slot)
+                    self._store.put(key, state)
+                    self._store.drop(self._scheduler.saved(key, state.nbytes))
+                case Restore(key, slot, count):
+                    if not self._restore(key, slot, count):
+                        self._store.drop([key])
+                        self._change_memory(self._scheduler.not_restored(list(actions[i:])))
+                        return False
+        return True
+
+    def _restore(self, key: int, slot: int, count: int) -> bool:
+        state = self._store.get(key)
+        if state is None:
+            return False
+        try:
+            self._runner.restore(slot, state, count)
+        except EngineError:
+            return False
+        return True
 
     def _decode(self, plan: Plan) -> np.ndarray:
-        for action in plan.actions:
-            if isinstance(action, Copy | Move):
-                self._runner.copy(action.source, action.target, action.count)
-                if isinstance(action, Move):
-                    self._runner.keep(action.source, 0)
-            elif isinstance(action, Keep):
-                self._runner.keep(action.slot, action.count)
         if not plan.work:
             return np.empty((0, self._runner.vocabulary), np.float32)
-        return self._runner.decode(Row(work.sequence.slot, work.start, work.tokens, work.outputs) for work in plan.work)
+        self._adapters.apply(self._runner.context, plan.work[0].sequence.group)
+        rows = []
+        for work in plan.work:
+            answer, slot = self._answers[work.sequence.id], work.sequence.slot
+            position = answer.prompt.position(work.start)
+            if work.span >= 0:
+                assert self._projector is not None
+                _, chunk = answer.prompt.images[work.span]
+                # What an earlier attempt may have left there, had the rest of its step not fit.
+                self._runner.keep(slot, position)
+                self._projector.decode(self._runner.context, chunk, position, slot)
+            else:
+                rows.append(Row(slot, position, work.tokens, work.outputs))
+        return self._runner.decode(rows) if rows else np.empty((0, self._runner.vocabulary), np.float32)
 
-    def _advance(self, answer: _Answer, logits: np.ndarray) -> TokenEvent:
-        """Sample the next token of one sequence and say what became of it."""
-        request = answer.request
-        if answer.max_tokens == 0:
-            return self._finish(answer, "length", "", 0)
-        free_to_end = answer.written >= request.min_tokens
-        banned = None if free_to_end and not request.ignore_eos else self._runner.end_tokens
-        try:
-            token = answer.sampler.sample(logits, banned)
-        except EngineError as error:
-            return self._drop(answer, error.code, error.message)
-        answer.written += 1
-        cached = answer.sequence.reused if answer.written == 1 else 0
-        if self._runner.is_end(token):
-            return self._finish(answer, "stop", answer.text.flush(), 1)
-        text = answer.text.feed(self._runner.piece(token), may_stop=answer.written > request.min_tokens)
-        if answer.text.stopped:
-            return self._finish(answer, "stop", text, 1)
-        if answer.written == answer.max_tokens:
-            return self._finish(answer, "length", text + answer.text.flush(), 1)
-        answer.sequence.tokens.append(token)
-        return TokenEvent(request.id, text, 1, cached_tokens=cached)
+    def _sample(self, plan: Plan, logits: np.ndarray) -> list[TokenEvent]:
+        events = []
+        start = 0
+        for work in plan.work:
+            if not work.outputs:
+                continue
+            answer = self._answers[work.sequence.id]
+            rows = logits[start : start + work.outputs]
+            start += work.outputs
+            try:
+                event = answer.advance(rows, list(work.sequence.draft), self._runner)
+            except EngineError as error:
+                events.append(self._drop(answer, error))
+                continue
+            events.append(event)
+            if answer.ended:
+                self._end(answer)
+            else:
+                self._scheduler.accept(work.sequence, answer.tokens)
+        return events
 
-    def _finish(self, answer: _Answer, reason: str, text: str, tokens: int) -> TokenEvent:
+    def _end(self, answer: Answer, keep: bool = True) -> None:
         del self._answers[answer.request.id]
-        self._scheduler.end(answer.sequence)
-        return TokenEvent(answer.request.id, text, tokens, reason, answer.prompt_tokens, answer.sequence.reused)
+        self._scheduler.end(answer.sequence, keep)
+        answer.close()
 
-    def _drop(self, answer: _Answer, code: str, message: str) -> TokenEvent:
-        del self._answers[answer.request.id]
-        self._scheduler.end(answer.sequence, keep=False)
-        return TokenEvent(answer.request.id, error_code=code, error_message=message)
+    def _drop(self, answer: Answer, error: EngineError) -> TokenEvent:
+        self._end(answer, keep=False)
+        return TokenEvent(answer.request.id, error_code=error.code, error_message=error.message)
 
-    def _fail(self, plan: Plan, code: str, message: str) -> list[TokenEvent]:
+    def _fail(self, plan: Plan, error: EngineError) -> list[TokenEvent]:
         """End the sequences of a step that could not be computed; those that wait go on."""
-        return [self._drop(self._answers[work.sequence.id], code, message) for work in plan.work]
+        return [self._drop(self._answers[work.sequence.id], error) for work in plan.work]

@@ -5,6 +5,7 @@ Bound to llama-cpp-python's low-level API. One `Runner` owns one model and one c
 
 import ctypes
 import os
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -89,9 +90,21 @@ class Runner:
         self.can_cut = not (
             llama_cpp.llama_model_is_recurrent(self._model) or llama_cpp.llama_model_is_hybrid(self._model)
         )
+        #: Tokens that the layers with sliding-window attention look back; 0: there are none.
+        self.window: int = llama_cpp.llama_model_n_swa(self._model)
+        if self.window and not settings.swa_full:
+            self.can_cut = False  # What the window has passed is gone.
         template = llama_cpp.llama_model_chat_template(self._model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
         self.architecture = self.metadata("general.architecture")
+
+    @property
+    def quantization(self) -> str:
+        """As file names say it: ``Q4_K_M``, ``F16``."""
+        # llama.cpp describes a model as "gemma3 270M Q4_K - Medium".
+        words = self.description.partition(" - ")
+        kind = words[0].rpartition(" ")[2]
+        return f"{kind}_{words[2][0]}" if words[2] else kind
 
     @property
     def model(self) -> Any:
@@ -232,11 +245,15 @@ class Runner:
                 return tokens[:count]
             room = -count
 
-    def is_special(self, text: str) -> bool:
-        """Whether ``text`` is the name of exactly one control or user-defined token."""
+    def is_special(self, text: str) -> int | None:
+        """The token whose name is ``text`` and which is no text to a grammar: a control token, or one that a user
+        defined in the same form (as `grammar.read_vocabulary` tells them apart)."""
         tokens = self.tokenize(text, add_special=False)
-        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
-        return len(tokens) == 1 and bool(llama_cpp.llama_vocab_get_attr(self._vocab, tokens[0]) & special)
+        if len(tokens) != 1:
+            return None
+        attributes = llama_cpp.llama_vocab_get_attr(self._vocab, tokens[0])
+        named = attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED and re.fullmatch(r"<.*>", text, re.DOTALL)
+        return tokens[0] if attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL or named else None
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of a token, possibly part of a character; control tokens have none unless ``special``."""
@@ -259,32 +276,69 @@ class Runner:
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give ``target`` the first ``count`` cells of ``source``; what it held is forgotten."""
-        if self._streams:
+        memory = self._memory
+        length = llama_cpp.llama_memory_seq_pos_max(memory, source) + 1
+        if self._streams and not 0 < self.window < length:
             # Between streams llama.cpp copies whole buffers, 65 ms for 4,096 cells of Gemma 270M; the cells in use
             # alone take 2 ms for 400 of them.
-            self.restore(target, self.save(source), count)
+            self._set_state(target, self._get_state(source))
+            self.keep(target, count)
             return
-        llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, count)
+        llama_cpp.llama_memory_seq_rm(memory, target, -1, -1)
+        if self._streams:
+            llama_cpp.llama_memory_seq_cp(memory, source, target, -1, -1)
+            self.keep(target, count)
+        else:
+            llama_cpp.llama_memory_seq_cp(memory, source, target, 0, count)
 
     def save(self, slot: int) -> np.ndarray:
-        """The state of ``slot``, to be given to `restore`. uint8 [bytes]"""
-        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
-        state = np.empty(size, np.uint8)
+        """The state of ``slot``, to be given to `restore`. uint8 [bytes]. Where it is longer than the model's window,
+        the slot holds nothing of use afterwards.
+
+        llama.cpp leaves out what a sliding window has passed, so such a state is good at its end only: the states of
+        the window's layers at each multiple of it go with it. The blob is ``u64 states | (u64 count, u64 bytes) for
+        each | the states``, the whole one first.
+        """
+        length = llama_cpp.llama_memory_seq_pos_max(self._memory, slot) + 1
+        states = [(length, self._get_state(slot))]
+        if 0 < self.window < length:
+            for count in range((length - 1) // self.window * self.window, 0, -self.window):
+                llama_cpp.llama_memory_seq_rm(self._memory, slot, count, -1)
+                states.append((count, self._get_state(slot, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)))
+        head = np.array([len(states), *(n for count, state in states for n in (count, state.size))], np.uint64)
+        return np.concatenate([head.view(np.uint8), *(state for _, state in states)])
+
+    def restore(self, slot: int, blob: np.ndarray, count: int) -> None:
+        """Put a saved state into ``slot`` instead of what it held, and forget it from position ``count`` on: its end,
+        one less, or what `save` kept a state for. Raises `EngineError`, after which the slot is empty."""
+        states = int(blob[:8].view(np.uint64)[0])
+        head = blob[8 : 8 + 16 * states].view(np.uint64).reshape(states, 2)
+        ends = 8 + 16 * states + np.cumsum(head[:, 1])
+        self._set_state(slot, blob[8 + 16 * states : ends[0]])
+        length = int(head[0, 0])
+        self.keep(slot, count)
+        if 0 < self.window < length and count < length - 1:
+            for i in range(1, states):
+                if int(head[i, 0]) == count:
+                    self._set_state(slot, blob[ends[i - 1] : ends[i]], llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+                    return
+            self.keep(slot, 0)
+            raise EngineError("engine_failed", f"a saved state of {length} tokens cannot be cut to {count}")
+
+    def _get_state(self, slot: int, flags: int = 0) -> np.ndarray:
+        state = np.empty(llama_cpp.llama_state_seq_get_size_ext(self._context, slot, flags), np.uint8)
         pointer = ctypes.cast(state.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
-        if llama_cpp.llama_state_seq_get_data(self._context, pointer, size, slot) != size:
+        if llama_cpp.llama_state_seq_get_data_ext(self._context, pointer, state.size, slot, flags) != state.size:
             raise EngineError("engine_failed", f"the state of slot {slot} could not be read")
         return state
 
-    def restore(self, slot: int, state: np.ndarray, count: int) -> None:
-        """Put ``state`` into ``slot`` instead of what it held, and forget it from position ``count`` on. Raises
-        `EngineError`, after which the slot is empty."""
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def _set_state(self, slot: int, state: np.ndarray, flags: int = 0) -> None:
+        if not flags:
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
         pointer = ctypes.cast(state.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
-        if not llama_cpp.llama_state_seq_set_data(self._context, pointer, state.size, slot):
+        if not llama_cpp.llama_state_seq_set_data_ext(self._context, pointer, state.size, slot, flags):
             llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
             raise EngineError("engine_failed", f"a saved state could not be put into slot {slot}")
-        self.keep(slot, count)
 
     def decode(self, rows: Iterable[Row]) -> np.ndarray:
         """Compute one batch. Returns float32 [all outputs, vocabulary], in the order of ``rows``: a
@@ -314,10 +368,14 @@ class Runner:
         logits = llama_cpp.llama_get_logits(self._context)
         return np.ctypeslib.as_array(logits, (outputs, self.vocabulary))
 
-    def close(self) -> None:
+    def close_context(self) -> None:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
+
+    def close(self) -> None:
+        """Everything else that uses the model was closed before."""
+        self.close_context()
         if self._model:
             llama_cpp.llama_model_free(self._model)
             self._model = None
