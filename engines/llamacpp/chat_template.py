@@ -85,7 +85,13 @@ class _Environment(SandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**"])
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            # As in llama.cpp: templates read deep into schemas, which clients write as they like.
+            undefined=jinja2.ChainableUndefined,
+            extensions=["jinja2.ext.loopcontrols", _GenerationBlock],
+        )
         self._ends = float("inf")
         self._range_left = MAX_RANGE
         self.filters["tojson"] = _to_json

@@ -40,6 +40,7 @@ def tagged(reader: Reader, shape: Tagged, parameters: Any, emit: Emit) -> Readin
             yield from reader.literal(shape.value_end)
         elif not (yield from _tagged_value(reader, shape.value_end, allowed, emit)):
             return
+    reader.skip_beginning(shape.key_start)
     emit("}")
 
 

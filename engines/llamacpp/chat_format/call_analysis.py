@@ -258,6 +258,9 @@ def _tag_core(probe: Probe, thinking: Thinking | None, one: str) -> tuple[int, i
     if not holes:
         return None
     start = holes[0][0]
+    lead = one.rfind("<", 0, start)
+    if lead >= 0 and re.search(r"\d", one[lead:start]):
+        start = lead  # calls that are numbered before they are named
     head: list[str | Hole] = []
     at = start
     for begin, length, hole in holes:

@@ -18,7 +18,9 @@ Special = Callable[[str], int | bool | None]
 
 COMMA = 'WS "," WS'
 SCALARS = ("integer", "number", "boolean", "null")
-_OPTIONS = {**json_schema.OPTIONS, "lenient": True}
+#: Schemas of tools are written for models, not for validators: what cannot be enforced is left out. Arguments may be
+#: indented, as some models learnt it.
+_OPTIONS = {**json_schema.OPTIONS, "lenient": True, "whitespace_pattern": r"[ \n]{0,40}"}
 _MARKER = r"<[^<>\s]+>|\[/?[A-Z_]+\]"
 
 

@@ -56,7 +56,11 @@ class AnswerParser:
     def feed(self, text: str) -> list[Piece]:
         """The pieces that ``text`` makes certain."""
         self._reader.text += text
-        next(self._reading, None)
+        try:
+            next(self._reading, None)
+        except RecursionError:
+            self._reading = self._rest()
+            next(self._reading, None)
         out, self._out = self._out, []
         return out
 
@@ -67,6 +71,12 @@ class AnswerParser:
             pass
         out, self._out = self._out, []
         return out
+
+    def _rest(self) -> Reading[None]:
+        """Arguments nested too deep to be read: what follows is content."""
+        self._reader.keep = False
+        yield from self._reader.prose(Stops(()), self._say)
+        self._flush(False)
 
     def _answer(self) -> Reading[None]:
         thinking, calls = self._thinking, self._calls
@@ -178,13 +188,10 @@ class AnswerParser:
                 yield from self._closing(calls.end)
                 break
             if calls.end and (yield from self._closing(calls.end)):
-                # Some templates close the section after each call but the first.
-                after = self._mark()
-                if calls.call_end and (yield from self._call()):
-                    continue
-                self._back(after)
                 break
             if not calls.start and not calls.separator.strip():
+                break
+            if reader.closed and reader.at == len(reader.text):
                 break
             yield from reader.literal(calls.separator)
             if not (yield from self._call()):
@@ -226,6 +233,7 @@ class AnswerParser:
         some = False
         for part in cores(literal):
             if not (yield from self._reader.literal(part)):
+                self._reader.skip_beginning(part)
                 break
             some = True
         return some
@@ -248,6 +256,8 @@ class AnswerParser:
     def _json_call(self, shape: JsonCall) -> Reading[bool]:
         draft = _Draft()
         yield from self._json_members(shape, draft)
+        if draft.opened and self._reader.closed:
+            self._reader.at = len(self._reader.text)  # cut off between the arguments and the end
         if not draft.opened and draft.name in self._parameters:
             draft.opened = True
             self._open(draft.name, draft.id)
@@ -328,6 +338,8 @@ class AnswerParser:
                     return False
         self._open(name, id)
         headed = yield from reader.literal(shape.head_end)
+        if not headed:
+            reader.skip_beginning(shape.head_end)
         yield from reader.space()
         parameters = self._parameters[name]
         if isinstance(shape.arguments, Tagged):

@@ -72,6 +72,8 @@ class _StringDecoder:
         whole = cut < 0 or len(text) - cut >= 6
         if whole and cut >= 0 and _HIGH_SURROGATE.fullmatch(text[cut:]):
             whole = False
+        if not whole and _HIGH_SURROGATE.fullmatch(text[max(0, cut - 6) : cut]):
+            cut -= 6
         self._held = "" if whole else text[cut:]
         text = text if whole else text[:cut]
         try:

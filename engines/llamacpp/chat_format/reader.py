@@ -108,6 +108,12 @@ class Reader:
                 return False
         return True
 
+    def skip_beginning(self, literal: str) -> None:
+        """Where the text ends within ``literal``: what there is of it. A marker that was cut off is no content."""
+        rest = self.text[self.at :].strip()
+        if self.closed and any(part.startswith(rest) for part in cores(literal)):
+            self.at = len(self.text)
+
     def word(self, ends: str) -> Reading[str]:
         """The text up to white space or one of ``ends``."""
         begin = scan = self.at

@@ -3,7 +3,7 @@
 import pytest
 
 from engines.engine import EngineError
-from engines.llamacpp.chat_template import ChatTemplate
+from engines.llamacpp.chat_template import ChatTemplate, JinjaTemplate
 
 # The shape of Gemma's own template: it begins with the special token, renames a role and refuses a wrong order.
 ALTERNATING = """{{ bos_token }}{% for message in messages %}
@@ -84,3 +84,24 @@ def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
 def test_braces_in_a_message_are_only_text() -> None:
     text, _ = ChatTemplate(None, "", "").render([{"role": "user", "content": "{{ 7 * 7 }}"}])
     assert "{{ 7 * 7 }}" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+        "{{ 'x' * 99999999 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_template_that_would_not_end(text: str) -> None:
+    refused(ChatTemplate(text, "", ""), [{"role": "user", "content": "Hi"}])
+
+
+def test_what_transformers_renders_besides_jinja() -> None:
+    template = JinjaTemplate(
+        "{% generation %}{{ messages[0]['n'] | tojson(ensure_ascii=True) }}{% endgeneration %}"
+        "{% for i in [1, 2] %}{% break %}{% endfor %}{{ messages | map(attribute='n') | tojson }}"
+    )
+    assert template.render([{"n": "é"}]) == '"\\u00e9"["é"]'
