@@ -83,7 +83,8 @@ class Reader:
             request.messages,
             tools=request.tools,
             tool_choice=request.tool_choice,
-            parallel=request.parallel_tool_calls,
+            # Who names a function wants that one call.
+            parallel=request.parallel_tool_calls and not request.tool_choice.startswith("function:"),
             variables=request.variables,
             grammar=request.grammar,
             continue_final=request.continue_final,
@@ -93,8 +94,9 @@ class Reader:
         prompt = Prompt(
             [],
             "messages",
-            # Who wants no end of text does not want the template's own either.
-            stop=[] if request.ignore_eos else prepared.stop,
+            # Who wants no end of text does not want the template's own either; and what must match a grammar ends
+            # where that does, whatever a text in it looks like.
+            stop=[] if request.ignore_eos or (prepared.grammar and not prepared.lazy) else prepared.stop,
             parser=prepared.parser,
             grammar=prepared.grammar,
             lazy=prepared.lazy,

@@ -1,6 +1,7 @@
 """`langchain-openai` against a daemon that serves the real language model."""
 
 import asyncio
+from typing import Literal
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ MODEL = "gemma"
 
 
 @tool
-def weather(city: str, days: int) -> str:
+def weather(city: Literal["Oslo", "Rome"], days: Literal[1, 2, 3]) -> str:
     """The weather of a city in so many days."""
     return f"Snow in {city}"
 
@@ -122,5 +123,6 @@ def test_texts_are_embedded(server):
     model = OpenAIEmbeddings(check_embedding_ctx_length=False, **server)
     vectors = model.embed_documents(["a cat", "a dog", "a cat"])
     assert len(vectors) == 3
-    assert vectors[0] == pytest.approx(vectors[2], abs=2e-3)
+    # Rounding depends on what is computed together.
+    assert sum(a * b for a, b in zip(vectors[0], vectors[2], strict=True)) > 0.999
     assert len(model.embed_query("a cat")) == len(vectors[0])

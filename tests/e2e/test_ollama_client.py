@@ -102,9 +102,9 @@ def test_a_stop_text_ends_the_answer(client):
 
 @pytest.mark.slow
 def test_the_context_of_an_answer_can_be_given_back(client):
-    first = client.generate(MODEL, "My name is Ada.", options=SHORT)
+    first = client.generate(MODEL, "Tell me a long story about a ship.", options=SHORT)
     assert len(first.context) > first.prompt_eval_count
-    second = client.generate(MODEL, "What is my name?", context=first.context, options=SHORT)
+    second = client.generate(MODEL, "Go on.", context=first.context, options=SHORT)
     assert second.context[: len(first.context)] == first.context
     assert second.prompt_eval_count > len(first.context)
 

@@ -165,7 +165,7 @@ def test_answers_match_what_they_must(client, more, right):
 
 
 def test_a_required_tool_is_called_with_arguments_of_its_schema(client):
-    answer = chat(client, tools=[WEATHER, CLOCK], tool_choice="required", max_tokens=200)
+    answer = chat(client, tools=[WEATHER, CLOCK], tool_choice="required", parallel_tool_calls=False, max_tokens=200)
     [choice] = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls
