@@ -7,51 +7,41 @@ from engines.llamacpp.chat_format.reader import cores
 from engines.llamacpp.chat_format.syntax import Elements, LooseDict, Tagged
 from engines.llamacpp.chat_format.values import property_schema, types
 
-#: Beyond this many arguments the required ones come in the order of the schema, and the others in any.
-_FREE_ORDER = 6
+#: More required arguments than this come in the order of the schema.
+_FREE_ORDER = 4
 
 
 class ArgumentRules(Lark):
     """Each method gives the expression of one form of arguments; ``name`` is the beginning of its rules' names."""
 
-    def order(self, pairs: list[str], function: dict[str, Any], prefix: str, separator: str) -> str:
-        """The arguments in any order, the required ones all of them, none twice."""
+    def order(self, pairs: list[str], function: dict[str, Any], name: str, separator: str) -> str:
+        """The arguments in any order: each required one once, the others as they come."""
         required = parameters(function).get("required") or []
-        keys = list(properties(function))
-        needed = frozenset(at for at, key in enumerate(keys) if key in required)
-        if not pairs:
-            return '""'
-        if len(pairs) > _FREE_ORDER:
-            fixed = [pairs[at] for at in sorted(needed)]
-            rest = " | ".join(pairs[at] for at in range(len(pairs)) if at not in needed)
-            joined = f" {separator} ".join(fixed)
-            if not rest:
-                return f"({joined})"
-            if not fixed:
-                return f"(({rest}) ({separator} ({rest}))*)?"
-            return f"({joined} ({separator} ({rest}))*)"
+        needed = [at for at, key in enumerate(properties(function)) if key in required]
         for at, pair in enumerate(pairs):
-            self._rules[f"{prefix}_arg{at}"] = pair
-        return self._remaining(frozenset(range(len(pairs))), needed, prefix, separator, first=True)
+            self._rules[f"{name}_arg{at}"] = pair
+        free = [f"{name}_arg{at}" for at in range(len(pairs)) if at not in needed]
+        if len(needed) > _FREE_ORDER:
+            # So many orders would make a large grammar: theirs is that of the schema.
+            self._rules[f"{name}_all"] = f" {separator} ".join(f"{name}_arg{at}" for at in needed)
+            return self._remaining(frozenset(("all",)), free, name, separator, first=True)
+        left = frozenset(f"arg{at}" for at in needed)
+        return self._remaining(left, free, name, separator, first=True)
 
-    def _remaining(
-        self, left: frozenset[int], needed: frozenset[int], prefix: str, separator: str, first: bool = False
-    ) -> str:
-        name = f"{prefix}_left_{'_'.join(map(str, sorted(left)))}" + ("_first" if first else "")
-        if name in self._rules:
-            return name
-        self._rules[name] = ""
-        options = []
-        for at in sorted(left):
-            lead = "" if first else f"{separator} "
-            rest = left - {at}
-            options.append(
-                f"{lead}{prefix}_arg{at}" + (f" {self._remaining(rest, needed, prefix, separator)}" if rest else "")
-            )
-        if not left & needed:
+    def _remaining(self, left: frozenset[str], free: list[str], name: str, separator: str, first: bool = False) -> str:
+        """The rule of what may follow while ``left`` must still come."""
+        rule = f"{name}_{'first' if first else 'left'}_{'_'.join(sorted(left))}"
+        if rule in self._rules:
+            return rule
+        self._rules[rule] = ""
+        lead = "" if first else f"{separator} "
+        options = [f"{lead}{name}_{key} {self._remaining(left - {key}, free, name, separator)}" for key in sorted(left)]
+        if free:
+            options.append(f"{lead}({' | '.join(free)}) {self._remaining(left, free, name, separator)}")
+        if not left:
             options.append('""')
-        self._rules[name] = " | ".join(options)
-        return name
+        self._rules[rule] = " | ".join(options)
+        return rule
 
     def tagged(self, shape: Tagged, key: str, schema: Any, name: str) -> str:
         allowed = types(schema)

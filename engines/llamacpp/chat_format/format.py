@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -53,7 +54,7 @@ class ChatFormat:
 
     def __init__(self, template: str | None, bos: str, eos: str, is_special: Special = lambda text: False):
         self.source, self.notes = "gguf", list[str]()
-        self._bos, self._special = bos, is_special
+        self._bos, self._special = bos, cache(is_special)
         self._stop: list[str] = []
         jinja = None
         if template:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from engines.llamacpp.chat_format.lark import Special, json_value, parameters
+from engines.llamacpp.chat_format.lark import Special, json_value, parameters, quoted
 from engines.llamacpp.chat_format.parser import AnswerParser
 from engines.llamacpp.chat_format.reader import Reading, Stops
 from engines.llamacpp.chat_format.syntax import Syntax
@@ -109,7 +109,7 @@ def grammar(
     names = []
     for at, tool in enumerate(tools):
         function = tool["function"]
-        rules.append(f'to_{at}: " to=functions.{function["name"]}"')
+        rules.append(f"to_{at}: {quoted(' to=functions.' + function['name'])}")
         rules.append(
             f"call_{at}: (to_{at} {channel} talk | {channel} talk to_{at})"
             f' WS ({constrain})? ("json")? {message} WS {json_value(parameters(function))} WS ({call_end})?'
