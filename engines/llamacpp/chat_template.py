@@ -12,8 +12,6 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import SandboxedEnvironment
 
-from engines.engine import EngineError
-
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -162,56 +160,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterable):
         return list(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-class ChatTemplate:
-    """``source`` is ``gguf`` or ``chatml``; ``notes`` are sentences for the user; ``stop`` are strings that end an
-    answer because the model does not know them as tokens."""
-
-    def __init__(self, template: str | None, bos: str, eos: str):
-        self.source, self.notes, self.stop = "gguf", list[str](), list[str]()
-        self._bos = bos
-        if template:
-            try:
-                self.jinja = JinjaTemplate(template, bos, eos)
-                return
-            except jinja2.TemplateError as error:
-                self.notes.append(f"The chat template in the file is broken ({error}); ChatML stands in for it.")
-        else:
-            self.notes.append("The file carries no chat template; ChatML stands in for it.")
-        self.source, self.stop = "chatml", ["<|im_end|>", "<|im_start|>"]
-        self.jinja = JinjaTemplate(CHATML, bos, eos)
-
-    def render(self, messages: list[dict[str, Any]]) -> tuple[str, bool]:
-        """(prompt text, whether the tokenizer must still add the special tokens that begin a prompt).
-
-        Raises `EngineError` (``invalid_input``), also when the template itself refuses the messages.
-        """
-        try:
-            text = self.jinja.render(_text_messages(messages))
-        except RENDER_ERRORS as error:
-            raise _invalid(f"the chat template refuses these messages: {error}") from error
-        return text, not (self._bos and text.startswith(self._bos))
-
-
-def _invalid(message: str) -> EngineError:
-    return EngineError("invalid_input", message, field="messages")
-
-
-def _text_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Templates expect each content as one string; protocols also send lists of text parts."""
-    if not messages:
-        raise _invalid("messages is empty")
-    plain = []
-    for index, message in enumerate(messages):
-        if not isinstance(message.get("role"), str):
-            raise _invalid(f"messages[{index}] has no role")
-        content = message.get("content")
-        if isinstance(content, list):
-            if any(not isinstance(part, dict) or not isinstance(part.get("text"), str) for part in content):
-                raise _invalid(f"messages[{index}] has a part that is not text, and this model reads only text")
-            content = "".join(part["text"] for part in content)
-        if not isinstance(content, str | None):
-            raise _invalid(f"messages[{index}].content is neither text nor a list of parts")
-        plain.append({**message, "content": content or ""})
-    return plain
