@@ -57,6 +57,11 @@ def ask(method: str, url: str, body: Any = None) -> Any:
         return json.load(answer)
 
 
+def text(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read().decode()  # type: ignore[no-any-return]
+
+
 @contextlib.contextmanager
 def pilothouse(*deployments: tuple[str, dict[str, Any]], models: dict[str, str] | None = None) -> Iterator[str]:
     """A daemon of its own with ``deployments`` ready; gives its URL. ``models``: name -> reference to pull first."""

@@ -123,7 +123,7 @@ def test_onnx_is_recognised(path):
         (DIGITS.read_bytes() + b"\0", "neither"),
         (gguf(more={"general.type": "imatrix"}), "importance matrix"),
         (gguf(more={"general.alignment": 0}), "damaged"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<QI", 0, 9) + struct.pack("<IQ", 9, 1) * 9999, "damaged"),
+        (b"GGUF" + struct.pack("<IQQQI", 3, 1, 1, 0, 9) + struct.pack("<IQ", 9, 1) * 9999, "damaged"),
         (gguf(more={"general.alignment": "wide"}), "damaged"),
         (b"PK\3\4 a zip archive", "neither"),
         (b"<!doctype html><html>", "neither"),
