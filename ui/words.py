@@ -42,6 +42,10 @@ REPLICA: dict[str, tuple[Mark, str]] = {
     "stopping": ("watch", "Stopping"),
     "backoff": ("watch", "Waiting to restart"),
 }
+CAPABILITIES = {
+    "completion": "writes", "tools": "calls tools", "thinking": "reasons", "vision": "sees pictures",
+    "embedding": "embeds", "rerank": "ranks",
+}  # fmt: skip
 COLORS: dict[Mark, str] = {"steady": "good", "watch": "watch", "wrong": "wrong", "off": "muted"}
 LANGUAGE_TASKS = {"text-generation", "chat", "completion", "text generation"}
 
@@ -63,6 +67,26 @@ def device_name(device: str | None) -> str:
 def engine_and_device(deployment: Deployment) -> str:
     parts = [engine_name(deployment.engine), device_name(deployment.device)]
     return " · ".join(part for part in parts if part) or "–"
+
+
+def abilities(deployment: Deployment) -> str:
+    """What a language model can do: ``writes, calls tools``."""
+    return ", ".join(CAPABILITIES.get(word, word) for word in deployment.capabilities)
+
+
+def context(deployment: Deployment) -> str:
+    """``32,768 tokens``, and what the model was trained for where that is another number."""
+    if not deployment.context_tokens:
+        return ""
+    trained = deployment.trained_context_tokens
+    more = f", of {trained:,} it was trained for" if trained and trained != deployment.context_tokens else ""
+    return f"{deployment.context_tokens:,} tokens{more}"
+
+
+def chat_template(deployment: Deployment) -> str:
+    """Where it is from."""
+    words = {"gguf": "the model's own", "chatml": "ChatML, for want of its own"}
+    return words.get(deployment.chat_template or "", deployment.chat_template or "")
 
 
 def is_language(deployment: Deployment) -> bool:

@@ -60,7 +60,8 @@ def metrics(route: str, now: float) -> JSON:
             "requests_per_s": round(1.6 * wave, 1), "requests_total": int(now) % 100_000, "p50_ms": 1300 * wave,
             "p95_ms": 1900 * wave, "p99_ms": 2300 * wave, "queue_ms": 12.0, "compute_ms": 1280 * wave, "overhead_ms": 2.1,
             "queue_depth": int(2 * wave), "in_flight": 4, "output_tokens_per_s": 74 * wave, "prompt_tokens_per_s": 210 * wave,
-            "ttft_p50_ms": 238 * wave, "itl_p50_ms": 19 * wave, "kv_used": 0.3, "memory_bytes": 590_000_000,
+            "ttft_p50_ms": 238 * wave, "itl_p50_ms": 19 * wave, "kv_used": 0.3,
+            "prefix_hit_rate": min(1.0, 0.62 * wave), "prefix_cache_bytes": int(180_000_000 * wave), "memory_bytes": 590_000_000,
         }  # fmt: skip
     return base | {
         "requests_per_s": round(498 * wave), "requests_total": int(now * 11) % 1_000_000, "p50_ms": 0.42 * wave,
@@ -100,7 +101,8 @@ def deployments(now: float) -> dict[str, JSON]:
             "candidates": [{"engine": "llamacpp", "device": "cpu", "runtime": "llamacpp-cpu", "chosen": True, "reason": "runs here"}],
         },
         "notes": ["The file carries no chat template: ChatML is used. It is a base model, so answers may wander."],
-        "context_tokens": 32768, "sequences": 8, "chat_template": "chatml", "created": since, "since": since,
+        "context_tokens": 32768, "trained_context_tokens": 131072, "sequences": 8, "chat_template": "chatml",
+        "capabilities": ["completion", "tools", "thinking", "vision"], "adapters": ["pirate", "legal"], "created": since, "since": since,
     }  # fmt: skip
     embed: JSON = {
         "route": "embed", "model": "all-minilm-l6-v2", "version": 1, "task": "embedding",

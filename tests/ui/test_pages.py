@@ -146,6 +146,21 @@ def test_deployments_tell_state_engine_and_why(window: Window) -> None:
     assert page.detail.facts.texts()["Inputs"] == "image  FP32 [batch, 1, 8, 8]"
 
 
+def test_a_language_deployment_tells_what_it_can_do(window: Window) -> None:
+    window.show_page("deployments")
+    detail = window.deployments.detail
+    window.deployments.table.select("assistant")
+    facts = detail.facts.texts()
+    assert facts["Can do"] == "writes, calls tools, reasons, sees pictures"
+    assert facts["Context"] == "32,768 tokens, of 131,072 it was trained for"
+    assert facts["At once"] == "8 sequences"
+    assert facts["Chat template"] == "ChatML, for want of its own"
+    assert facts["Adapters"] == "assistant:pirate, assistant:legal"
+    assert "no chat template" in detail.notes.text()
+    window.deployments.table.select("digits")
+    assert not {"Can do", "Adapters", "Chat template"} & set(detail.facts.texts())
+
+
 def test_stop_and_start_keep_the_spec(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None:
     window.show_page("deployments")
     page = window.deployments
@@ -190,8 +205,23 @@ def test_monitor_shows_the_charts_that_fit_the_route(window: Window) -> None:
     assert set(window.monitor.cards) == {"throughput", "batch", "queue", "confidence", "cpu", "memory"}
     assert "p99" in window.monitor.latency.legend.text()
     window.watch("assistant")
-    assert set(window.monitor.cards) == {"tokens", "ttft", "itl", "throughput", "queue", "cpu", "memory"}
+    assert set(window.monitor.cards) == {
+        "tokens", "ttft", "itl", "throughput", "queue", "prefix", "prefix_cache", "cpu", "memory"
+    }  # fmt: skip
+    assert window.monitor.cards["prefix"].legend.text().startswith("prefix hits 0.")
+    assert "MB" in window.monitor.cards["prefix_cache"].legend.text()
     assert "libnvidia-ml" in window.monitor.quiet.text()
+
+
+def test_monitor_shows_guessed_tokens_only_where_there_are_some(
+    qtbot: QtBot, window: Window, daemon: FakeDaemon
+) -> None:
+    window.watch("assistant")
+    assert "draft" not in window.monitor.cards
+    sample = daemon.state["metrics"]["assistant"]
+    daemon.publish("metrics", "assistant", sample | {"time": "2036-01-01T00:00:00Z", "draft_acceptance": 0.0})
+    qtbot.waitUntil(lambda: "draft" in window.monitor.cards)
+    assert window.monitor.cards["draft"].isVisible()
 
 
 def test_monitor_shows_every_reading_of_a_gpu(qtbot: QtBot, open_window) -> None:  # type: ignore[no-untyped-def]

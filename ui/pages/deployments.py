@@ -21,7 +21,7 @@ from ui.widgets.meter import Meter
 from ui.widgets.notice import Notice
 from ui.widgets.split import Split
 from ui.widgets.table import Table
-from ui.words import DEPLOYMENT, engine_and_device, missing_runtime
+from ui.words import DEPLOYMENT, abilities, chat_template, context, engine_and_device, missing_runtime
 
 
 def state_sentence(deployments: list[Deployment]) -> str:
@@ -191,8 +191,14 @@ def _facts(deployment: Deployment) -> list[tuple[str, str]]:
         ("Inputs", _tensors(deployment.inputs)),
         ("Outputs", _tensors(deployment.outputs)),
         ("Labels", format.plural(len(deployment.labels), "class", "classes") if deployment.labels else ""),
-        ("Context", f"{deployment.context_tokens:,} tokens" if deployment.context_tokens else ""),
+        ("Can do", abilities(deployment)),
+        ("Context", context(deployment)),
         ("At once", format.plural(deployment.sequences, "sequence") if deployment.sequences else ""),
-        ("Chat template", deployment.chat_template or ""),
+        ("Chat template", chat_template(deployment)),
+        ("Adapters", ", ".join(f"{deployment.route}:{name}" for name in deployment.adapters)),
+        ("Sees through", deployment.spec.projector or ""),
+        ("Guesses with", deployment.spec.draft or ""),
+        ("Pooling", deployment.pooling or ""),
+        ("Embedding", f"{deployment.embedding_length:,} numbers" if deployment.embedding_length else ""),
         ("Settings", settings),
     ]

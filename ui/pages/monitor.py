@@ -53,6 +53,29 @@ LANGUAGE = (
     Spec("itl", "Between tokens, p50", "ms", (("ITL", "itl_p50_ms", "series_3"),), area=False),
     THROUGHPUT,
     QUEUE,
+    Spec(
+        "prefix",
+        "Prompt already computed",
+        "share",
+        (("prefix hits", "prefix_hit_rate", "series_4"),),
+        area=False,
+        fixed_max=1.0,
+    ),
+)
+#: Only where the route has them: (chart, the reading above which it says something).
+LANGUAGE_EXTRA = (
+    (Spec("prefix_cache", "Prefixes kept aside", "B", (("kept", "prefix_cache_bytes", "series_3"),), area=False), 0.0),
+    (
+        Spec(
+            "draft",
+            "Guessed tokens accepted",
+            "share",
+            (("accepted", "draft_acceptance", "series_2"),),
+            area=False,
+            fixed_max=1.0,
+        ),
+        -1.0,
+    ),
 )
 LATENCY = (("p50", "p50_ms", "series_1"), ("p95", "p95_ms", "series_2"), ("p99", "p99_ms", "series_4"))
 
@@ -202,7 +225,8 @@ class MonitorPage(Page):
         if deployment is None:
             return []
         if is_language(deployment):
-            return list(LANGUAGE)
+            columns = self.session.series.of(f"route:{deployment.route}")
+            return [*LANGUAGE, *(spec for spec, least in LANGUAGE_EXTRA if columns.any_over(spec.lines[0][1], least))]
         sample = self.session.station.samples.get(deployment.route)
         classifies = bool(deployment.labels) or (sample is not None and sample.confidence is not None)
         return [spec for spec in TENSOR if spec.key != "confidence" or classifies]

@@ -20,7 +20,7 @@ HISTORY = 900
 ROUTE_FIELDS = (
     "requests_per_s", "errors_per_s", "p50_ms", "p95_ms", "p99_ms", "queue_ms", "compute_ms", "overhead_ms",
     "batch_size", "queue_depth", "in_flight", "confidence", "output_tokens_per_s", "prompt_tokens_per_s",
-    "ttft_p50_ms", "itl_p50_ms", "kv_used", "memory_bytes",
+    "ttft_p50_ms", "itl_p50_ms", "kv_used", "prefix_hit_rate", "prefix_cache_bytes", "draft_acceptance", "memory_bytes",
 )  # fmt: skip
 GPU_FIELDS = ("utilization_percent", "memory_used_bytes", "temperature_c", "power_w")
 
@@ -68,6 +68,10 @@ class Columns:
     def column(self, name: str) -> "array[float]":
         """The values of a field, empty when it was never seen."""
         return self.fields.get(name, array("d"))
+
+    def any_over(self, name: str, least: float) -> bool:
+        """Whether a field was ever above ``least``."""
+        return any(value > least for value in self.column(name))
 
 
 def across(
