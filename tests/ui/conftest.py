@@ -1,5 +1,6 @@
 """A window on a fake daemon, without a display."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,16 @@ from tests.support.fake_daemon import FakeDaemon
 from ui.session import Session
 from ui.theme import Theme
 from ui.window import Window
+
+
+@pytest.fixture(autouse=True)
+def collected_here() -> Iterator[None]:
+    """The fake daemon's threads are of this process: a collection of garbage in one of them would destroy Qt objects
+    there, against the window's thread, and now and then both wait for the other for ever."""
+    gc.disable()
+    yield
+    gc.collect()
+    gc.enable()
 
 
 @pytest.fixture
