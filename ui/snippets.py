@@ -43,21 +43,24 @@ def infer_code(url: str, route: str, inputs: list[dict[str, Any]], output: str =
     return {"curl": curl, "Python": "\n".join(python), "JavaScript": javascript}
 
 
-def chat_code(url: str, route: str, prompt: str, temperature: float, max_tokens: int) -> dict[str, str]:
-    text = json.dumps(prompt or "Hello", ensure_ascii=False)
-    curl_text = text.replace("'", "'\\''")
+def chat_code(
+    url: str, route: str, messages: list[dict[str, Any]], temperature: float, max_tokens: int
+) -> dict[str, str]:
+    """`messages` as they are sent."""
+    said = json.dumps(messages, ensure_ascii=False)
+    curl_said = said.replace("'", "'\\''")
     return {
         "curl": (
             f"curl {url}/v1/chat/completions \\\n  -H 'Content-Type: application/json' \\\n"
             f'  -d \'{{"model": "{route}", "stream": true, "temperature": {temperature:g},\n'
-            f'       "max_tokens": {max_tokens}, "messages": [{{"role": "user", "content": {curl_text}}}]}}\''
+            f'       "max_tokens": {max_tokens}, "messages": {curl_said}}}\''
         ),
         "Python": (
             "from openai import OpenAI\n\n"
             f'client = OpenAI(base_url="{url}/v1", api_key="none")\n'
             "stream = client.chat.completions.create(\n"
             f'    model="{route}", stream=True, temperature={temperature:g}, max_tokens={max_tokens},\n'
-            f'    messages=[{{"role": "user", "content": {text}}}],\n)\n'
+            f"    messages={said},\n)\n"
             'for chunk in stream:\n    print(chunk.choices[0].delta.content or "", end="", flush=True)'
         ),
         "JavaScript": (
@@ -65,7 +68,7 @@ def chat_code(url: str, route: str, prompt: str, temperature: float, max_tokens:
             f'const client = new OpenAI({{baseURL: "{url}/v1", apiKey: "none"}});\n'
             "const stream = await client.chat.completions.create({\n"
             f'  model: "{route}", stream: true, temperature: {temperature:g}, max_tokens: {max_tokens},\n'
-            f'  messages: [{{role: "user", content: {text}}}],\n}});\n'
+            f"  messages: {said},\n}});\n"
             'for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? "");'
         ),
     }

@@ -228,6 +228,9 @@ class FakeDaemon:
         self.fail: dict[tuple[str, str], tuple[int, JSON]] = {}
         """(method, path) → status and body to answer instead."""
         self.chat_pieces = ["The ", "wheel ", "turns ", "the ", "rudder."]
+        self.chat_reasoning: list[str] = []
+        self.chat_calls: list[JSON] = []
+        """Deltas of tool calls, as they go out one by one."""
         self.chat_gate = threading.Event()
         self.chat_gate.set()
         self.chat_hung_up = threading.Event()
@@ -431,15 +434,26 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.daemon_
         self._begin_stream()
         try:
-            for piece in fake.chat_pieces:
-                chunk = {"choices": [{"index": 0, "delta": {"content": piece}}]}
+            deltas: list[JSON] = [{"reasoning_content": piece} for piece in fake.chat_reasoning]
+            deltas += [{"content": piece} for piece in fake.chat_pieces]
+            deltas += [{"tool_calls": [call]} for call in fake.chat_calls]
+            for delta in deltas:
+                chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": None}], "usage": None}
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 self.wfile.flush()
                 while not fake.chat_gate.wait(0.02):
                     self.wfile.write(b": still here\n\n")
                     self.wfile.flush()
-            usage = {"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": len(fake.chat_pieces)}}
-            self.wfile.write(f"data: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
+            reason = "tool_calls" if fake.chat_calls else "stop"
+            finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}], "usage": None}
+            usage = {
+                "prompt_tokens": 12, "completion_tokens": len(deltas), "total_tokens": 12 + len(deltas),
+                "prompt_tokens_details": {"cached_tokens": 8},
+                "completion_tokens_details": {"reasoning_tokens": len(fake.chat_reasoning)},
+            }  # fmt: skip
+            for last in (finish, {"choices": [], "usage": usage}):
+                self.wfile.write(f"data: {json.dumps(last)}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
         except OSError:
             fake.chat_hung_up.set()
 

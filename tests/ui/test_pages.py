@@ -1,7 +1,8 @@
+import base64
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt
 from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QAbstractButton, QAbstractScrollArea, QWidget
 from pytestqt.qtbot import QtBot
@@ -324,7 +325,107 @@ def test_stop_hangs_up(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None
     qtbot.waitUntil(daemon.chat_hung_up.is_set)
     qtbot.waitUntil(lambda: not panel.stop.isVisible())
     assert panel.messages[1].text() == "The " and not panel.problem.isVisible()
+    assert panel.last.texts()["Ended"] == "stopped by you"
     daemon.chat_gate.set()
+
+
+def test_reasoning_is_shown_and_folds_when_the_answer_begins(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None:
+    daemon.chat_reasoning = ["A wheel ", "or a tiller."]
+    daemon.chat_gate.clear()
+    panel = chat_panel(window)
+    panel.prompt.setPlainText("What turns the rudder?")
+    panel.send.click()
+    qtbot.waitUntil(lambda: len(panel.messages) == 2 and panel.messages[1].reasoning.text() == "A wheel")
+    answer = panel.messages[1]
+    assert answer.reasoning.is_open() and answer.text() == ""
+    daemon.chat_gate.set()
+    qtbot.waitUntil(lambda: not panel.stop.isVisible() and not answer.reasoning.is_open())
+    assert answer.reasoning.text() == "A wheel or a tiller." and answer.text() == "The wheel turns the rudder."
+    answer.reasoning.link.click()
+    assert answer.reasoning.is_open() and answer.reasoning.link.text() == "Hide reasoning"
+
+
+def test_the_last_answer_is_accounted_for(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None:
+    daemon.chat_reasoning = ["Hm."]
+    panel = chat_panel(window)
+    assert not panel.last.isVisible()
+    panel.prompt.setPlainText("Go")
+    panel.send.click()
+    qtbot.waitUntil(panel.last.isVisible)
+    facts = panel.last.texts()
+    assert facts["Ended"] == "by itself"
+    assert facts["Prompt"] == "12 tokens, 8 of them from the cache"
+    assert facts["Answer"] == "6 tokens, 1 of them reasoning"
+    assert "First token" in facts
+    panel.fresh.click()
+    assert not panel.last.isVisible() and panel.messages == []
+
+
+def test_tool_calls_are_shown_and_stay_in_the_conversation(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None:
+    daemon.chat_pieces = []
+    daemon.chat_calls = [
+        {"index": 0, "id": "call_1", "type": "function", "function": {"name": "steer", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"degrees": '}},
+        {"index": 0, "function": {"arguments": "12}"}},
+    ]
+    panel = chat_panel(window)
+    panel.prompt.setPlainText("Steer right")
+    panel.send.click()
+    qtbot.waitUntil(lambda: len(panel.messages) == 2 and panel.messages[1].calls() == ['steer {"degrees": 12}'])
+    qtbot.waitUntil(panel.last.isVisible)
+    assert panel.last.texts()["Ended"] == "to call its tools"
+    panel.prompt.setPlainText("And now?")
+    panel.send.click()
+    qtbot.waitUntil(lambda: len(daemon.asked("POST", "/v1/chat/completions")) == 2)
+    said = daemon.asked("POST", "/v1/chat/completions")[1]["messages"][1]
+    assert said["tool_calls"][0]["function"] == {"name": "steer", "arguments": '{"degrees": 12}'}
+
+
+def test_a_picture_and_a_system_prompt_are_sent(
+    qtbot: QtBot, window: Window, daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    picture = QImage(3000, 600, QImage.Format.Format_RGB888)
+    picture.fill(Qt.GlobalColor.red)
+    assert picture.save(str(tmp_path / "buoy.png"))
+    panel = chat_panel(window)
+    panel.options.system.setPlainText("You are the helmsman.")
+    panel.attach_picture(str(tmp_path / "buoy.png"))
+    assert panel.picture.isVisible() and "data:image/jpeg;base64,…" in panel.code.text()
+    panel.prompt.setPlainText("Which side?")
+    panel.send.click()
+    qtbot.waitUntil(lambda: len(daemon.asked("POST", "/v1/chat/completions")) == 1)
+    system, user = daemon.asked("POST", "/v1/chat/completions")[0]["messages"]
+    assert system == {"role": "system", "content": "You are the helmsman."}
+    assert user["content"][1] == {"type": "text", "text": "Which side?"}
+    head, _, data = user["content"][0]["image_url"]["url"].partition(",")
+    sent = QImage.fromData(base64.b64decode(data))
+    assert head == "data:image/jpeg;base64" and (sent.width(), sent.height()) == (2048, 409)
+    assert sent.pixelColor(5, 5).red() > 240 and sent.pixelColor(5, 5).blue() < 20
+    assert not panel.picture.isVisible()
+
+
+def test_pictures_are_pasted_only_where_the_model_sees(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None:
+    panel = chat_panel(window)
+    pasted = QMimeData()
+    picture = QImage(40, 30, QImage.Format.Format_RGB888)
+    picture.fill(Qt.GlobalColor.blue)
+    pasted.setImageData(picture)
+    panel.prompt.insertFromMimeData(pasted)
+    assert panel.attach.isVisible() and panel.picture.image.width() == 40
+    daemon.publish(
+        "deployment", "assistant", daemon.state["deployment"]["assistant"] | {"capabilities": ["completion"]}
+    )
+    qtbot.waitUntil(lambda: not panel.attach.isVisible())
+    panel.prompt.insertFromMimeData(pasted)
+    assert panel.picture.image.isNull() and not panel.picture.isVisible()
+
+
+def test_what_is_no_picture_is_refused_in_words(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    panel = chat_panel(window)
+    panel.attach_picture(str(tmp_path / "notes.png"))
+    assert panel.problem.message() == "notes.png is not a picture that can be read here."
+    assert not panel.picture.isVisible()
 
 
 # --- station -----------------------------------------------------------------------------------------------

@@ -1,63 +1,41 @@
 """Trying a language model: a chat that streams, with the time to the first token and the rate."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
-from PySide6.QtCore import QElapsedTimer, Qt, QTimer
-from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import (
-    QDoubleSpinBox,
-    QFrame,
-    QPlainTextEdit,
-    QPushButton,
-    QScrollArea,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtCore import QElapsedTimer, QMimeData, Qt, Signal
+from PySide6.QtGui import QImage, QKeyEvent
+from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from app.schema.manage import Deployment, Problem
 from ui import format
+from ui.chat import Answer, Turn
 from ui.session import Session
 from ui.snippets import chat_code
 from ui.sse import Event
 from ui.transport import Stream
-from ui.widgets.basics import button, column, label, row, rule, set_text
+from ui.widgets.basics import button, label, row, rule, set_text
 from ui.widgets.card import Card
+from ui.widgets.chat_message import Message
+from ui.widgets.chat_options import ChatOptions
 from ui.widgets.code_block import CodeBlock
 from ui.widgets.facts import Facts
 from ui.widgets.notice import Notice
+from ui.widgets.picture import FILTER, Attachment, data_url, picture_in, read_picture
 from ui.widgets.split import Split
-
-
-class Message(QFrame):
-    """One turn: who, and what."""
-
-    def __init__(self, role: str, text: str = "") -> None:
-        super().__init__()
-        self.role = role
-        self._text = label(text, wrap=True, selectable=True)
-        self._pending = text
-        self.setLayout(column(label("You" if role == "user" else "Answer", "caption"), self._text, spacing=2))
-        # A repaint for every token would cost more than the tokens do.
-        self._flush = QTimer(self, singleShot=True, interval=33)
-        self._flush.timeout.connect(lambda: self._text.setText(self._pending))
-
-    def text(self) -> str:
-        return self._pending
-
-    def append(self, piece: str) -> None:
-        self._pending += piece
-        if not self._flush.isActive():
-            self._flush.start()
+from ui.words import abilities, chat_template, context
 
 
 class Prompt(QPlainTextEdit):
-    """Enter sends, Shift+Enter begins a new line."""
+    """Enter sends, Shift+Enter begins a new line. While ``takes_pictures``, one that is pasted or dropped is told."""
+
+    pictured = Signal(QImage)
 
     def __init__(self, send: QPushButton) -> None:
         super().__init__()
         self._send = send
+        self.takes_pictures = False
         self.setPlaceholderText("Ask something. Enter sends, Shift+Enter begins a new line.")
         self.setAccessibleName("Message")
         self.setTabChangesFocus(True)
@@ -70,6 +48,18 @@ class Prompt(QPlainTextEdit):
         else:
             super().keyPressEvent(event)
 
+    def canInsertFromMimeData(self, source: QMimeData) -> bool:
+        return (self.takes_pictures and (source.hasImage() or source.hasUrls())) or super().canInsertFromMimeData(
+            source
+        )
+
+    def insertFromMimeData(self, source: QMimeData) -> None:
+        image = picture_in(source) if self.takes_pictures else QImage()
+        if image.isNull():
+            super().insertFromMimeData(source)
+        else:
+            self.pictured.emit(image)
+
 
 class ChatPanel(QWidget):
     def __init__(self, session: Session) -> None:
@@ -77,11 +67,8 @@ class ChatPanel(QWidget):
         self._session = session
         self._deployment: Deployment | None = None
         self._stream: Stream | None = None
-        self._answer: Message | None = None
+        self._answer = Answer()
         self._clock = QElapsedTimer()
-        self._first_ms: float | None = None
-        self._pieces = 0
-        self._tokens: int | None = None
         self.messages: list[Message] = []
 
         self.stats = label("", "caption")
@@ -109,39 +96,35 @@ class ChatPanel(QWidget):
         self.stop.hide()
         self.fresh = button("New chat", self._fresh)
         self.prompt = Prompt(self.send)
+        self.picture = Attachment()
+        self.prompt.pictured.connect(self.picture.set_image)
+        self.attach = button("Picture…", self._choose_picture, name="Attach a picture")
+        self.attach.hide()
         chat.add(self._scroll, 1)
-        for item in (self.problem, self.prompt):
-            chat.add(item)
-        chat.add(row(self.fresh, None, self.stop, self.send))
+        chat.add(self.problem)
+        chat.add(self.picture)
+        chat.add(self.prompt)
+        chat.add(row(self.fresh, self.attach, None, self.stop, self.send))
 
         self.note = label("", "muted", wrap=True)
         self.facts = Facts()
-        self.temperature = QDoubleSpinBox()
-        self.temperature.setRange(0, 2)
-        self.temperature.setSingleStep(0.1)
-        self.temperature.setDecimals(2)
-        self.temperature.setValue(0.7)
-        self.temperature.setAccessibleName("Temperature")
-        self.max_tokens = QSpinBox()
-        self.max_tokens.setRange(1, 32768)
-        self.max_tokens.setValue(256)
-        self.max_tokens.setAccessibleName("Most tokens to answer with")
-        for box in (self.temperature, self.max_tokens):
-            box.setFixedWidth(84)
-            box.valueChanged.connect(lambda _: self._show_code())
+        self.options = ChatOptions()
+        self.last = Facts()
+        self._last_title = label("Last answer", "card")
         about = Card("Model")
-        about.add(self.note)
-        about.add(self.facts)
-        about.add(
-            row(label("Temperature", "muted"), self.temperature, None, label("Most tokens", "muted"), self.max_tokens)
-        )
-        about.add(rule())
         self.code = CodeBlock("The same call")
-        about.add(self.code)
+        parts: list[QWidget] = [
+            self.note, self.facts, self.options, self._last_title, self.last, rule(), self.code,
+        ]  # fmt: skip
+        for part in parts:
+            about.add(part)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(Split(chat, about, (7, 5), 720))
         self.prompt.textChanged.connect(self._show_code)
+        self.options.changed.connect(self._show_code)
+        self.picture.changed.connect(self._show_code)
+        self._show_last([])
         self._greeting = label("Nothing said yet.", "muted")
         self._thread.insertWidget(0, self._greeting)
 
@@ -151,9 +134,10 @@ class ChatPanel(QWidget):
         sample = self._session.station.samples.get(deployment.route)
         self.facts.set_facts(
             [
-                ("Context", f"{deployment.context_tokens:,} tokens" if deployment.context_tokens else ""),
+                ("Can do", abilities(deployment)),
+                ("Context", context(deployment)),
                 ("At once", format.plural(deployment.sequences, "sequence") if deployment.sequences else ""),
-                ("Template", deployment.chat_template or ""),
+                ("Template", chat_template(deployment)),
                 (
                     "Now",
                     f"{format.number(sample.output_tokens_per_s)} tokens/s"
@@ -162,30 +146,35 @@ class ChatPanel(QWidget):
                 ),
             ]
         )
+        sees = "vision" in deployment.capabilities
+        self.attach.setVisible(sees)
+        self.prompt.takes_pictures = sees
+        if not sees:
+            self.picture.clear()
         self.send.setEnabled(deployment.state in {"ready", "idle"} and self._stream is None)
         self._show_code()
 
     # --- asking ----------------------------------------------------------------------------------------
 
     def ask(self) -> None:
-        text = self.prompt.toPlainText().strip()
-        if not text or self._deployment is None or self._stream is not None:
+        text, image = self.prompt.toPlainText().strip(), self.picture.image
+        if not (text or not image.isNull()) or self._deployment is None or self._stream is not None:
             return
         self.problem.hide()
         self._greeting.hide()
-        self._add(Message("user", text))
-        conversation = [{"role": message.role, "content": message.text()} for message in self.messages]
-        self._answer = Message("assistant")
-        self._add(self._answer)
+        self._add(Message(Turn("user", text, "" if image.isNull() else data_url(image)), image))
+        conversation = [message.turn.as_sent() for message in self.messages]
+        self._answer = Answer()
+        self._add(Message(self._answer.turn))
         self.prompt.clear()
-        self._first_ms, self._pieces, self._tokens, self._at_end = None, 0, None, True
+        self.picture.clear()
+        self._at_end = True
         self._clock.start()
         self._stream = self._session.client.stream(
             "/v1/chat/completions",
             {
-                "model": self._deployment.route, "messages": conversation, "stream": True,
-                "temperature": round(self.temperature.value(), 2), "max_tokens": self.max_tokens.value(),
-                "stream_options": {"include_usage": True},
+                "model": self._deployment.route, "messages": self.options.opening() + conversation, "stream": True,
+                "stream_options": {"include_usage": True}, **self.options.sampling(),
             },
         )  # fmt: skip
         self._stream.received.connect(self._piece)
@@ -201,41 +190,39 @@ class ChatPanel(QWidget):
             message = error if isinstance(error, str) else str(error.get("message"))
             self.problem.show_problem(Problem(code="engine_failed", message=message), "The answer broke off")
             return
-        for choice in chunk.get("choices", []):
-            content = choice.get("delta", {}).get("content")
-            if content and self._answer is not None:
-                if self._first_ms is None:
-                    self._first_ms = self._clock.nsecsElapsed() / 1e6
-                self._pieces += 1
-                self._answer.append(content)
-        if usage := chunk.get("usage"):
-            self._tokens = usage.get("completion_tokens")
-        self._show_stats()
+        self._answer.take(chunk, self._clock.nsecsElapsed() / 1e6)
+        self.messages[-1].changed()
+        self.stats.setText(self._answer.sentence())
 
     def _ended(self, problem: Problem | None) -> None:
         self._stream = None
-        self._show_stats()
         self._show_running(False)
+        self.stats.setText(self._answer.sentence())
+        self._show_last(self._answer.facts())
         if problem is not None:
-            self.problem.show_problem(problem, "No answer" if not self._pieces else "The answer broke off")
-        if self._answer is not None and not self._answer.text():
-            self.messages.remove(self._answer)
-            self._answer.deleteLater()
-        self._answer = None
+            self.problem.show_problem(problem, "The answer broke off" if self._answer.pieces else "No answer")
+        if self._answer.turn.is_empty():
+            self.messages.pop().deleteLater()
 
-    def _show_stats(self) -> None:
-        tokens = self._tokens or self._pieces
-        if self._first_ms is None:
-            self.stats.setText("")
-            return
-        seconds = (self._clock.nsecsElapsed() / 1e6 - self._first_ms) / 1000
-        rate = (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
-        self.stats.setText(
-            format.joined(
-                f"first token {format.milliseconds(self._first_ms)}",
-                f"{format.number(rate)} tokens/s" if rate else "", format.plural(tokens, "token"),
-            )
-        )  # fmt: skip
+    def _show_last(self, facts: list[tuple[str, str]]) -> None:
+        self.last.set_facts(facts)
+        for widget in (self._last_title, self.last):
+            widget.setVisible(any(value for _, value in facts))
+
+    def _choose_picture(self) -> None:
+        dialog = QFileDialog(self, "Attach a picture", "", FILTER)
+        dialog.fileSelected.connect(self.attach_picture)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+
+    def attach_picture(self, path: str) -> None:
+        image = read_picture(path)
+        if image.isNull():
+            message = f"{Path(path).name} is not a picture that can be read here."
+            self.problem.show_problem(Problem(code="unreadable", message=message, hint="PNG and JPEG always can."))
+        else:
+            self.problem.hide()
+            self.picture.set_image(image, path)
 
     def _show_running(self, running: bool) -> None:
         self.stop.setVisible(running)
@@ -246,6 +233,7 @@ class ChatPanel(QWidget):
 
     def _stop(self) -> None:
         if self._stream is not None:
+            self._answer.finish_reason = "stopped"
             self._stream.stop()
 
     def _fresh(self) -> None:
@@ -255,6 +243,7 @@ class ChatPanel(QWidget):
         self.messages.clear()
         self._greeting.show()
         self.stats.setText("")
+        self._show_last([])
         self.problem.hide()
 
     def _add(self, message: Message) -> None:
@@ -270,11 +259,10 @@ class ChatPanel(QWidget):
 
     def _show_code(self) -> None:
         if self._deployment is not None:
-            said = [message.text() for message in self.messages if message.role == "user"]
-            prompt = self.prompt.toPlainText().strip() or (said[-1] if said else "")
-            temperature = round(self.temperature.value(), 2)
+            said = [message.text() for message in self.messages if message.turn.role == "user"]
+            prompt = self.prompt.toPlainText().strip() or (said[-1] if said else "Hello")
+            picture = "" if self.picture.image.isNull() else "data:image/jpeg;base64,…"
+            messages = [*self.options.opening(), Turn("user", prompt, picture).as_sent()]
             self.code.set_code(
-                chat_code(
-                    self._session.client.url, self._deployment.route, prompt, temperature, self.max_tokens.value()
-                )
+                chat_code(self._session.client.url, self._deployment.route, messages, **self.options.sampling())
             )

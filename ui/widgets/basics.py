@@ -21,6 +21,7 @@ Role = Literal[
     "wrong",
     "chip",
     "key",
+    "code",
 ]
 ButtonKind = Literal["", "primary", "danger", "link"]
 

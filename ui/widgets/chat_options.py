@@ -1,0 +1,49 @@
+"""How a chat is to be answered: the system prompt, the temperature, the most tokens."""
+
+from typing import Any
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QDoubleSpinBox, QPlainTextEdit, QSpinBox, QVBoxLayout, QWidget
+
+from ui.widgets.basics import label, row
+
+
+class ChatOptions(QWidget):
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.system = QPlainTextEdit()
+        self.system.setPlaceholderText("System prompt: who should answer, and how. May stay empty.")
+        self.system.setAccessibleName("System prompt")
+        self.system.setTabChangesFocus(True)
+        self.system.setFixedHeight(52)
+        self.system.textChanged.connect(self.changed)
+        self.temperature = QDoubleSpinBox()
+        self.temperature.setRange(0, 2)
+        self.temperature.setSingleStep(0.1)
+        self.temperature.setDecimals(2)
+        self.temperature.setValue(0.7)
+        self.temperature.setAccessibleName("Temperature")
+        self.max_tokens = QSpinBox()
+        self.max_tokens.setRange(1, 32768)
+        self.max_tokens.setValue(256)
+        self.max_tokens.setAccessibleName("Most tokens to answer with")
+        for box in (self.temperature, self.max_tokens):
+            box.setFixedWidth(84)
+            box.valueChanged.connect(lambda _: self.changed.emit())
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(10)
+        layout.addWidget(self.system)
+        layout.addLayout(
+            row(label("Temperature", "muted"), self.temperature, None, label("Most tokens", "muted"), self.max_tokens)
+        )
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The messages that come before the conversation."""
+        system = self.system.toPlainText().strip()
+        return [{"role": "system", "content": system}] if system else []
+
+    def sampling(self) -> dict[str, Any]:
+        return {"temperature": round(self.temperature.value(), 2), "max_tokens": self.max_tokens.value()}
