@@ -2,7 +2,13 @@
 
 from typing import Any
 
+from PySide6.QtWidgets import QWidget
+from pytestqt.qtbot import QtBot
+
 from ui.chat import Answer, Call, Turn
+from ui.theme import Theme
+from ui.widgets.chat_message import Message
+from ui.widgets.conversation import Conversation
 
 
 def chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -52,3 +58,25 @@ def test_a_call_is_readable_before_and_after_it_is_whole() -> None:
     assert Call(name="steer", arguments='{"degrees":12}').text() == 'steer {"degrees": 12}'
     long = Call(name="steer", arguments='{"why": "' + "so " * 30 + '"}').text()
     assert long.startswith('steer {\n  "why"')
+
+
+def test_a_conversation_follows_its_end_and_leaves_no_empty_room(qtbot: QtBot, theme: Theme) -> None:
+    conversation = Conversation()
+    qtbot.addWidget(conversation)
+    conversation.resize(640, 400)
+    conversation.show()
+    turns = conversation.widget()
+    for _ in range(4):
+        conversation.append(Message(Turn("user", "Where to? " * 60)))
+    bar = conversation.verticalScrollBar()
+    qtbot.waitUntil(lambda: bar.maximum() > 0 and bar.value() == bar.maximum())
+    last: QWidget = conversation.messages[-1]
+    qtbot.waitUntil(lambda: turns.height() - last.geometry().bottom() <= 2)
+    bar.setValue(0)
+    conversation.messages[-1].turn.text += "And then? " * 60
+    before = bar.maximum()
+    conversation.messages[-1].changed()
+    qtbot.waitUntil(lambda: bar.maximum() > before)
+    assert bar.value() == 0, "the reader is looking at the beginning"
+    conversation.clear()
+    qtbot.waitUntil(lambda: bar.maximum() == 0 and conversation.messages == [])

@@ -55,7 +55,7 @@ LANGUAGE = (
     QUEUE,
     Spec(
         "prefix",
-        "Prompt already computed",
+        "Prompt from the cache, share",
         "share",
         (("prefix hits", "prefix_hit_rate", "series_4"),),
         area=False,
@@ -68,7 +68,7 @@ LANGUAGE_EXTRA = (
     (
         Spec(
             "draft",
-            "Guessed tokens accepted",
+            "Guesses accepted, share",
             "share",
             (("accepted", "draft_acceptance", "series_2"),),
             area=False,

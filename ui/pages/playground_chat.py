@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from PySide6.QtCore import QElapsedTimer, QMimeData, Qt, Signal
 from PySide6.QtGui import QImage, QKeyEvent
-from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
 
 from app.schema.manage import Deployment, Problem
 from ui import format
@@ -20,6 +20,7 @@ from ui.widgets.card import Card
 from ui.widgets.chat_message import Message
 from ui.widgets.chat_options import ChatOptions
 from ui.widgets.code_block import CodeBlock
+from ui.widgets.conversation import Conversation
 from ui.widgets.facts import Facts
 from ui.widgets.notice import Notice
 from ui.widgets.picture import FILTER, Attachment, data_url, picture_in, read_picture
@@ -69,27 +70,11 @@ class ChatPanel(QWidget):
         self._stream: Stream | None = None
         self._answer = Answer()
         self._clock = QElapsedTimer()
-        self.messages: list[Message] = []
 
         self.stats = label("", "caption")
         chat = Card("Chat", self.stats)
-        self._thread = QVBoxLayout()
-        self._thread.setSpacing(14)
-        self._thread.setContentsMargins(0, 0, 12, 0)
-        self._thread.addStretch(1)
-        holder = QWidget()
-        holder.setLayout(self._thread)
-        self._scroll = QScrollArea()
-        self._scroll.setWidgetResizable(True)
-        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._scroll.setWidget(holder)
-        self._scroll.setMinimumHeight(330)
-        self._scroll.setAccessibleName("Conversation")
-        self._scroll.viewport().setAutoFillBackground(False)
-        holder.setAutoFillBackground(False)
-        self._scroll.verticalScrollBar().rangeChanged.connect(self._follow)
-        self._scroll.verticalScrollBar().valueChanged.connect(self._moved)
-        self._at_end = True
+        self.conversation = Conversation()
+        self.messages = self.conversation.messages
         self.problem = Notice()
         self.send = button("Send", self.ask, "primary")
         self.stop = button("Stop", self._stop)
@@ -100,7 +85,7 @@ class ChatPanel(QWidget):
         self.prompt.pictured.connect(self.picture.set_image)
         self.attach = button("Picture…", self._choose_picture, name="Attach a picture")
         self.attach.hide()
-        chat.add(self._scroll, 1)
+        chat.add(self.conversation, 1)
         chat.add(self.problem)
         chat.add(self.picture)
         chat.add(self.prompt)
@@ -125,8 +110,6 @@ class ChatPanel(QWidget):
         self.options.changed.connect(self._show_code)
         self.picture.changed.connect(self._show_code)
         self._show_last([])
-        self._greeting = label("Nothing said yet.", "muted")
-        self._thread.insertWidget(0, self._greeting)
 
     def show_deployment(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -161,14 +144,12 @@ class ChatPanel(QWidget):
         if not (text or not image.isNull()) or self._deployment is None or self._stream is not None:
             return
         self.problem.hide()
-        self._greeting.hide()
-        self._add(Message(Turn("user", text, "" if image.isNull() else data_url(image)), image))
+        self.conversation.append(Message(Turn("user", text, "" if image.isNull() else data_url(image)), image))
         conversation = [message.turn.as_sent() for message in self.messages]
         self._answer = Answer()
-        self._add(Message(self._answer.turn))
+        self.conversation.append(Message(self._answer.turn))
         self.prompt.clear()
         self.picture.clear()
-        self._at_end = True
         self._clock.start()
         self._stream = self._session.client.stream(
             "/v1/chat/completions",
@@ -202,7 +183,7 @@ class ChatPanel(QWidget):
         if problem is not None:
             self.problem.show_problem(problem, "The answer broke off" if self._answer.pieces else "No answer")
         if self._answer.turn.is_empty():
-            self.messages.pop().deleteLater()
+            self.conversation.drop_last()
 
     def _show_last(self, facts: list[tuple[str, str]]) -> None:
         self.last.set_facts(facts)
@@ -237,25 +218,10 @@ class ChatPanel(QWidget):
             self._stream.stop()
 
     def _fresh(self) -> None:
-        for message in self.messages:
-            self._thread.removeWidget(message)
-            message.deleteLater()
-        self.messages.clear()
-        self._greeting.show()
+        self.conversation.clear()
         self.stats.setText("")
         self._show_last([])
         self.problem.hide()
-
-    def _add(self, message: Message) -> None:
-        self.messages.append(message)
-        self._thread.insertWidget(self._thread.count() - 1, message)
-
-    def _follow(self, _: int, maximum: int) -> None:
-        if self._at_end:
-            self._scroll.verticalScrollBar().setValue(maximum)
-
-    def _moved(self, value: int) -> None:
-        self._at_end = value >= self._scroll.verticalScrollBar().maximum() - 8
 
     def _show_code(self) -> None:
         if self._deployment is not None:

@@ -21,7 +21,7 @@ class Message(QFrame):
         self._calls: list[QLabel] = []
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
-        self._layout.setSpacing(2)
+        self._layout.setSpacing(4)
         self._layout.addWidget(label("You" if turn.role == "user" else "Answer", "caption"))
         if image is not None and not image.isNull():
             self._layout.addWidget(thumbnail(image, QSize(220, 140)))

@@ -31,6 +31,7 @@ class ChatOptions(QWidget):
         self.max_tokens.setAccessibleName("Most tokens to answer with")
         for box in (self.temperature, self.max_tokens):
             box.setFixedWidth(84)
+            box.lineEdit().setTextMargins(6, 0, 6, 0)
             box.valueChanged.connect(lambda _: self.changed.emit())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
