@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -210,10 +210,21 @@ def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
                 reason = f"{type(error).__name__}: {error}"[:400]
                 channel.send(Rejected(getattr(message, "id", 0), "engine_failed", reason))
         if embeds:
-            for answer, values in engine.embed(embeds):
+            for answer, values in _embed(engine, embeds):
                 channel.send(answer, [values.astype(np.float32, copy=False).tobytes()])
         if engine.busy:
             channel.send(engine.step())
+
+
+def _embed(
+    engine: TokenEngine, requests: list[Embed | Rank]
+) -> Sequence[tuple[protocol.Embedded | Rejected, np.ndarray]]:
+    try:
+        return engine.embed(requests)
+    except Exception as error:  # a defect of an engine must not end the worker
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"[:400]
+        return [(Rejected(request.id, "engine_failed", reason), np.empty(0)) for request in requests]
 
 
 def _answer(channel: Channel, engine: TokenEngine, message: protocol.ToWorker, payload: memoryview) -> None:

@@ -1,6 +1,7 @@
 """The llama.cpp engine that writes text: our own continuous batching over one llama.cpp context."""
 
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,7 +119,7 @@ class TextEngine:
             max_tokens=room if request.max_tokens < 0 else min(request.max_tokens, room),
             constraint=constraint,
         )
-        if self._settings.speculative != "off" and not prompt.images:
+        if self._settings.speculative != "off" and self._runner.can_cut and not prompt.images:
             answer.drafter = self._draft.drafter() if self._draft is not None else NGramDrafter()
             answer.pace = Pace(self._settings.draft_tokens)
         try:
@@ -144,6 +145,7 @@ class TextEngine:
         try:
             if self._change_memory(plan.actions):
                 decoding = time.perf_counter_ns()
+                events += self._show_pictures(plan)
                 logits = self._decode(plan)
                 decoded_ns = time.perf_counter_ns() - decoding
                 self._scheduler.commit(plan)
@@ -193,6 +195,8 @@ class TextEngine:
         context, length = self._settings.context_tokens, len(prompt.tokens)
         if not length:
             raise EngineError("invalid_input", "the prompt is empty", field=prompt.source)
+        if prompt.tokens[-1] < 0:
+            raise EngineError("invalid_input", "the prompt ends in a picture: nothing could follow", field="messages")
         if length >= context:
             raise EngineError(
                 "context_exceeded",
@@ -228,9 +232,7 @@ class TextEngine:
                     self._runner.copy(source, target, count)
                     self._runner.keep(source, 0)
                 case Save(slot, key):
-                    state = self._runner.save(slot)
-                    self._store.put(key, state)
-                    self._store.drop(self._scheduler.saved(key, state.nbytes))
+                    self._store.drop(self._scheduler.saved(key, self._save(slot, key)))
                 case Restore(key, slot, count):
                     if not self._restore(key, slot, count):
                         self._store.drop([key])
@@ -238,33 +240,59 @@ class TextEngine:
                         return False
         return True
 
+    def _save(self, slot: int, key: int) -> int:
+        """The bytes that it takes; 0 where it could not be saved."""
+        try:
+            state = self._runner.save(slot)
+        except (EngineError, MemoryError):
+            return 0
+        self._store.put(key, state)
+        return state.nbytes
+
     def _restore(self, key: int, slot: int, count: int) -> bool:
         state = self._store.get(key)
         if state is None:
             return False
         try:
             self._runner.restore(slot, state, count)
-        except EngineError:
+        except (EngineError, MemoryError):
             return False
         return True
 
-    def _decode(self, plan: Plan) -> np.ndarray:
-        if not plan.work:
-            return np.empty((0, self._runner.vocabulary), np.float32)
-        self._adapters.apply(self._runner.context, plan.work[0].sequence.group)
-        rows = []
-        for work in plan.work:
+    def _show_pictures(self, plan: Plan) -> list[TokenEvent]:
+        """Compute the pictures of ``plan``; the answer to one that cannot be is ended, and leaves ``plan``."""
+        pictures = [work for work in plan.work if work.span >= 0]
+        if not pictures:
+            return []
+        assert self._projector is not None
+        events = []
+        self._adapters.apply(self._runner.context, pictures[0].sequence.group)
+        for work in pictures:
             answer, slot = self._answers[work.sequence.id], work.sequence.slot
             position = answer.prompt.position(work.start)
-            if work.span >= 0:
-                assert self._projector is not None
-                _, chunk = answer.prompt.images[work.span]
-                # What an earlier attempt may have left there, had the rest of its step not fit.
-                self._runner.keep(slot, position)
-                self._projector.decode(self._runner.context, chunk, position, slot)
-            else:
-                rows.append(Row(slot, position, work.tokens, work.outputs))
-        return self._runner.decode(rows) if rows else np.empty((0, self._runner.vocabulary), np.float32)
+            # What an earlier attempt may have left there, had the rest of its step not fit.
+            self._runner.keep(slot, position)
+            try:
+                self._projector.decode(self._runner.context, answer.prompt.images[work.span][1], position, slot)
+            except EngineError as error:
+                plan.work.remove(work)
+                events.append(self._drop(answer, error))
+        return events
+
+    def _decode(self, plan: Plan) -> np.ndarray:
+        texts = [work for work in plan.work if work.span < 0]
+        if not texts:
+            return np.empty((0, self._runner.vocabulary), np.float32)
+        self._adapters.apply(self._runner.context, texts[0].sequence.group)
+        return self._runner.decode(
+            Row(
+                work.sequence.slot,
+                self._answers[work.sequence.id].prompt.position(work.start),
+                work.tokens,
+                work.outputs,
+            )
+            for work in texts
+        )
 
     def _sample(self, plan: Plan, logits: np.ndarray) -> list[TokenEvent]:
         events = []
@@ -279,6 +307,11 @@ class TextEngine:
                 event = answer.advance(rows, list(work.sequence.draft), self._runner)
             except EngineError as error:
                 events.append(self._drop(answer, error))
+                continue
+            except Exception as error:  # a defect that one request shows must not end the others
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {error}"[:400]
+                events.append(self._drop(answer, EngineError("engine_failed", reason)))
                 continue
             events.append(event)
             if answer.ended:

@@ -271,6 +271,9 @@ class KvSlots:
     def restored(self) -> None:
         """The actions that were given out so far are done: what they restore may give way to what contains it."""
         self._restoring.clear()
+
+    def decoded(self) -> None:
+        """llama.cpp has made the copies that it was asked for."""
         self._copied.clear()
 
     def forget(self, key: int) -> None:

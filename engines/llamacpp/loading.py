@@ -65,8 +65,11 @@ def _text_engine(load: Load, model: Runner, settings: Settings, threads: int, no
                 raise EngineError("bad_setting", "speculative draft needs a draft model", hint="Deploy with a draft.")
             draft = DraftModel(path, model, load.device, threads, settings.sequences, settings.context_tokens)
             stack.callback(draft.close)
-        model.open_context(settings)
+        # A picture all of which sees all of it is computed in one pass.
+        model.open_context(settings, *([settings.batch_tokens] if projector is not None else []))
         stack.pop_all()
+    if settings.speculative != "off" and not model.can_cut:
+        notes.append("This model's state cannot be cut back, so nothing is guessed ahead.")
     embedder = Embedder(model, settings.context_tokens, threads, on_gpu, settings.pooling)
     capabilities = ["completion", *format.capabilities]
     if projector is not None and projector.supports_vision:

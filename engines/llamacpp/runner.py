@@ -3,6 +3,7 @@
 Bound to llama-cpp-python's low-level API. One `Runner` owns one model and one context, and belongs to one thread.
 """
 
+import contextlib
 import ctypes
 import os
 import re
@@ -144,13 +145,16 @@ class Runner:
         )
         return int(llama_cpp.llama_model_n_layer(self._model) * row / 8)
 
-    def open_context(self, settings: Settings) -> None:
-        """Allocate the memory and run the model once. Raises `EngineError` (``out_of_memory``)."""
+    def open_context(self, settings: Settings, ubatch_tokens: int = UBATCH_TOKENS) -> None:
+        """Allocate the memory and run the model once; ``ubatch_tokens`` are computed in one pass at most.
+
+        Raises `EngineError` (``out_of_memory``, ``bad_setting``).
+        """
         sequences, kv_tokens, batch_tokens = settings.sequences, settings.kv_tokens, settings.batch_tokens
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_tokens
         params.n_batch = batch_tokens
-        params.n_ubatch = min(UBATCH_TOKENS, batch_tokens)
+        params.n_ubatch = min(ubatch_tokens, batch_tokens)
         params.n_seq_max = sequences
         # Only what is sampled from needs logits; without this, buffers for n_batch x vocabulary.
         drafts = settings.draft_tokens if settings.speculative != "off" else 0
@@ -281,9 +285,10 @@ class Runner:
         if self._streams and not 0 < self.window < length:
             # Between streams llama.cpp copies whole buffers, 65 ms for 4,096 cells of Gemma 270M; the cells in use
             # alone take 2 ms for 400 of them.
-            self._set_state(target, self._get_state(source))
-            self.keep(target, count)
-            return
+            with contextlib.suppress(EngineError, MemoryError):
+                self._set_state(target, self._get_state(source))
+                self.keep(target, count)
+                return
         llama_cpp.llama_memory_seq_rm(memory, target, -1, -1)
         if self._streams:
             llama_cpp.llama_memory_seq_cp(memory, source, target, -1, -1)

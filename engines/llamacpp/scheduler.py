@@ -175,6 +175,7 @@ class Scheduler:
 
     def commit(self, plan: Plan) -> None:
         """``plan`` was decoded. What ended meanwhile is left out."""
+        self._slots.decoded()
         for work in plan.work:
             sequence = work.sequence
             if sequence.slot >= 0:

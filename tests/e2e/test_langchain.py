@@ -102,7 +102,7 @@ def test_tool_calls_are_streamed(model):
     for piece in able.stream([HumanMessage("Weather in Rome?")]):
         gathered = piece if gathered is None else gathered + piece
     assert gathered.tool_calls[0]["name"] == "weather"
-    assert set(gathered.tool_calls[0]["args"]) == {"city", "days"}
+    assert set(gathered.tool_calls[0]["args"]) >= {"city", "days"}  # its schema allows more
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])

@@ -393,6 +393,7 @@ def test_nothing_is_restored_over_what_is_yet_to_be_copied() -> None:
     assert slots.take([*C, 1]) == Taken(0, 0, [Keep(0, 0)])
     slots.release(0)
     slots.restored()
+    slots.decoded()
     assert slots.take([*C, 1]) == Taken(0, 100, [Restore(3, 0, 100)])
 
 
