@@ -110,6 +110,8 @@ async def prefix_round(url: str, prompts: Prompts, shared: list[int], streams: i
     """One request has been answered before with the same 400 tokens at its beginning."""
     async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
         await stream(client, prompts.new(len(shared) + 16, shared), 8, prompts.seed, True)
+    # New connections: llama-server closes the old one without a word.
+    async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
         asked = [
             stream(client, prompts.new(len(shared) + 16, shared), 16, prompts.seed, True) for _ in range(streams)
         ]
@@ -126,7 +128,8 @@ async def arrivals_round(url: str, prompts: Prompts, writers: int, arriving: int
         await asyncio.sleep(2)
         firsts = []
         for _ in range(arriving):
-            first, _, _ = await stream(client, prompts.new(length), 8, prompts.seed, False)
+            async with httpx2.AsyncClient(base_url=url, timeout=900) as another:
+                first, _, _ = await stream(another, prompts.new(length), 8, prompts.seed, False)
             firsts.append(first)
         answers = await asyncio.gather(*running)
     between = gaps(*(times for _, times, _ in answers))
