@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,6 @@ class TextEngine:
         self._cache_folder, self._fingerprint = cache_folder, fingerprint
         self._store = PrefixStore()
         self._reader = Reader(model, format, projector)
-        self._grammars = Grammars(model.vocab, model.end_tokens.tolist())
         self._scheduler = Scheduler(
             KvSlots(
                 settings.sequences,
@@ -88,6 +88,11 @@ class TextEngine:
             self._store.load(cache_folder, fingerprint, self._scheduler.adopt)
         self._answers: dict[int, Answer] = {}
         self._announced: dict[int, TokenEvent] = {}
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        # To find the end tokens asks about the whole vocabulary: only who needs them waits for that.
+        return Grammars(self._runner.vocab, self._runner.end_tokens.tolist())
 
     @property
     def busy(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import anthropic
 import pytest
 
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import serving
 
 pytestmark = pytest.mark.slow
 MODEL = "gemma"
@@ -29,10 +29,8 @@ GREEDY = {"temperature": 0}
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, gguf_path):
-    with RunningDaemon(tmp_path_factory.mktemp("anthropic") / "data", PILOTHOUSE_API_KEY="secret") as running:
-        running.pull(f"file:{gguf_path}", name=MODEL)
-        state = running.deploy(MODEL)
-        assert state["state"] == "ready", state["error"]
+    folder = tmp_path_factory.mktemp("anthropic") / "data"
+    with serving(folder, gguf_path, MODEL, PILOTHOUSE_API_KEY="secret") as running:
         yield running
 
 

@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.support.daemon import RunningDaemon, until
+from tests.support.daemon import serving, until
 
 pytestmark = pytest.mark.slow
 MODEL = "gemma"
@@ -16,10 +16,7 @@ MODEL = "gemma"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, gguf_path):
-    with RunningDaemon(tmp_path_factory.mktemp("language") / "data") as running:
-        running.pull(f"file:{gguf_path}", name=MODEL)
-        state = running.deploy(MODEL)
-        assert state["state"] == "ready", state["error"]
+    with serving(tmp_path_factory.mktemp("language") / "data", gguf_path, MODEL) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import serving
 
 pytestmark = pytest.mark.slow
 MODEL = "gemma"
@@ -40,10 +40,7 @@ class City(pydantic.BaseModel):
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, gguf_path):
-    with RunningDaemon(tmp_path_factory.mktemp("openai") / "data") as running:
-        running.pull(f"file:{gguf_path}", name=MODEL)
-        state = running.deploy(MODEL)
-        assert state["state"] == "ready", state["error"]
+    with serving(tmp_path_factory.mktemp("openai") / "data", gguf_path, MODEL) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ import openai
 import pydantic
 import pytest
 
-from tests.support.daemon import RunningDaemon
+from tests.support.daemon import RunningDaemon, serving
 
 pytestmark = pytest.mark.slow
 MODEL = "gemma"
@@ -35,10 +35,7 @@ class City(pydantic.BaseModel):
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, gguf_path):
-    with RunningDaemon(tmp_path_factory.mktemp("responses") / "data") as running:
-        running.pull(f"file:{gguf_path}", name=MODEL)
-        state = running.deploy(MODEL)
-        assert state["state"] == "ready", state["error"]
+    with serving(tmp_path_factory.mktemp("responses") / "data", gguf_path, MODEL) as running:
         yield running
 
 

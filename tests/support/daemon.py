@@ -1,5 +1,6 @@
 """A real daemon, started as users start it, on a data directory and a free port of its own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -143,3 +144,13 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.02)
     return value
+
+
+@contextlib.contextmanager
+def serving(folder: Path, model: Path, name: str, **environment: str) -> Iterator[RunningDaemon]:
+    """A daemon with its data in ``folder`` that serves the file ``model`` as ``name``."""
+    with RunningDaemon(folder, **environment) as running:
+        running.pull(f"file:{model}", name=name)
+        state = running.deploy(name)
+        assert state["state"] == "ready", state["error"]
+        yield running
