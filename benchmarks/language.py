@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON", help="a setting of our deployment")
     parser.add_argument("--json")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
@@ -161,7 +162,9 @@ def main() -> None:
         command += ["-np", str(SLOTS), "-c", str(CONTEXT * SLOTS), "-t", str(arguments.threads), "--no-webui", *more]
         return common.server(command, f"http://127.0.0.1:{port}/health")
 
-    spec = {"model": "model", "settings": {"threads": arguments.threads, "context_tokens": CONTEXT, "sequences": SLOTS}}
+    settings = {"threads": arguments.threads, "context_tokens": CONTEXT, "sequences": SLOTS}
+    settings |= {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    spec = {"model": "model", "settings": settings}
     kept: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         models = {"model": f"file:{arguments.model.resolve()}"}

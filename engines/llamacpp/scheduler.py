@@ -87,9 +87,10 @@ class Plan:
 
 
 class Scheduler:
-    """``idle_budget`` tokens a step while no answer is being written, ``busy_budget`` while one is; ``kv_tokens``
-    cells in all. A sequence must fit alone: at most ``kv_tokens`` tokens, which its submitter has checked. A sequence
-    that is sent back and has computed less than ``save_tokens`` is computed again rather than kept."""
+    """``idle_budget`` tokens a step while no answer is being written, ``busy_budget`` beside at least as many answers
+    as prompts, up to ``idle_budget`` beside fewer; ``kv_tokens`` cells in all. A sequence must fit alone: at most
+    ``kv_tokens`` tokens, which its submitter has checked. A sequence that is sent back and has computed less than
+    ``save_tokens`` is computed again rather than kept."""
 
     def __init__(
         self,
@@ -365,7 +366,7 @@ class Scheduler:
         for sequence in self._running:
             if sequence.group == group:
                 (decoding if _is_at_end(sequence) else prompts).append(sequence)
-        left = (self._busy_budget if decoding else self._idle_budget) - len(decoding)
+        left = self._budget(len(decoding), len(prompts)) - len(decoding)
         guesses = left // 2 if prompts else left
         work = []
         for sequence in decoding:
@@ -389,6 +390,13 @@ class Scheduler:
             begun = True
         work.sort(key=_slot)
         return work
+
+    def _budget(self, decoding: int, prompts: int) -> int:
+        """Few answers are being written while many prompts wait: those few are slowed down for the many, since a
+        decode of few answers costs almost as much as one of all."""
+        if not decoding:
+            return self._idle_budget
+        return min(self._busy_budget * max(1, prompts // decoding), max(self._busy_budget, self._idle_budget))
 
     def _next_group(self) -> str:
         if len(self._turns) == 1:

@@ -161,7 +161,11 @@ class Engine:
                 if work.start < start + count and start < work.start + work.count:
                     assert (work.start, work.count, work.span) == (start, count, i), "a span is computed as a whole"
         if not (spans and len(prompts) == 1):
-            assert sum(work.count for work in plan.work) <= (self.busy if decoding else self.idle)
+            limit = self.idle
+            if decoding:
+                waiting = self.scheduler.running - len(decoding)
+                limit = max(self.busy, min(self.idle, self.busy * (waiting // len(decoding))))
+            assert sum(work.count for work in plan.work) <= limit
 
     def check_memory(self) -> None:
         """Between steps: what the books say is what there is (guesses aside, which the next plan cuts)."""
@@ -220,6 +224,16 @@ def test_prompts_alone_get_the_larger_budget() -> None:
     engine = Engine()
     engine.submit(1, list(range(20)), 1)
     assert [work.count for work in engine.step().work] == [16]
+
+
+def test_many_prompts_beside_few_answers_get_more_of_a_step() -> None:
+    engine = Engine()
+    engine.submit(0, [0], 100)
+    engine.step()
+    engine.submit(1, list(range(100, 150)), 1)
+    assert [work.count for work in engine.step().work] == [1, 7]
+    engine.submit(2, list(range(200, 250)), 1)
+    assert sum(work.count for work in engine.step().work) == 16
 
 
 # --- the queue ----------------------------------------------------------------------------------------------
