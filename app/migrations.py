@@ -40,3 +40,9 @@ def create_responses(db: sqlite_utils.Database) -> None:
         {"id": str, "previous": str, "used": int, "size_bytes": int, "input": bytes, "response": bytes}, pk="id"
     )
     db["responses"].create_index(["used", "size_bytes"])  # type: ignore[union-attr]
+
+
+@migrations()
+def add_cards(db: sqlite_utils.Database) -> None:
+    """What is declared about a version, as JSON."""
+    db["versions"].add_column("card", str)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Messages between the daemon and a worker: the one file that both sides of the process edge share.
+"""Messages between the daemon and a worker: with `engines.card`, all that both sides of the process edge share.
 
 A frame is ``u32 header bytes | u32 payload bytes | header | payload``, both lengths little-endian. The header
 is one of the structs below in MessagePack; the payload is the raw bytes of the tensors that the header lists,
@@ -25,7 +25,9 @@ from typing import Any
 
 import msgspec
 
-VERSION = 2
+from engines.card import Card
+
+VERSION = 3
 FRAME = struct.Struct("<II")
 #: A frame that claims a header beyond this is not one of ours.
 MAX_HEADER_BYTES = 64 << 20
@@ -38,10 +40,17 @@ class TensorSpec(msgspec.Struct, frozen=True):
     name: str
     datatype: str
     shape: list[int]
+    batch_axis: int = -1
+    """Along which requests are put together. -1: none; an input without one must be equal in all of a batch (a sample
+    rate), an output without one ends batching."""
+    axes: list[str] = []
+    """What the file calls each axis, empty where it is fixed or nameless; an equal name is an equal length. Empty where
+    nothing is known."""
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """What a tensor model takes and gives. ``batched``: the first axis of every input and output is the batch."""
+    """What a tensor model takes and gives. ``batched``: requests may be put together along each tensor's
+    ``batch_axis``, as a run has shown."""
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
@@ -169,16 +178,20 @@ class Load(msgspec.Struct, tag=True, array_like=True):
     settings: dict[str, Any] = {}
     files: dict[str, str] = {}
     """Files beside the model: ``projector`` (multimodal), ``draft`` (a smaller model), ``adapter:NAME`` (LoRA)."""
+    card: Card = Card()
+    """What was declared about a tensor model."""
     cache_folder: str = ""
     """Where the worker may keep what it would otherwise compute again after the next load; empty: nowhere."""
 
 
 class Infer(msgspec.Struct, tag=True, array_like=True):
-    """One batch; ``outputs`` empty asks for all."""
+    """One batch; ``outputs`` empty asks for all. ``items``: the inputs are those of `Ready.items`, and go through the
+    declared steps before and after the model."""
 
     id: int
     inputs: list[TensorHeader]
     outputs: list[str] = []
+    items: bool = False
 
 
 class Generate(msgspec.Struct, tag=True, array_like=True):
@@ -287,6 +300,8 @@ class Ready(msgspec.Struct, tag=True, array_like=True):
     """The engine's own word: ``CPUExecutionProvider``, ``CPU : AVX512``."""
     threads: int = 0
     signature: Signature | None = None
+    items: Signature | None = None
+    """What a tensor model takes and gives together with its declared steps; `None`: it has none."""
     language: LanguageModel | None = None
     memory_bytes: int = 0
     """Resident memory of the worker after loading."""
@@ -308,6 +323,11 @@ class Inferred(msgspec.Struct, tag=True, array_like=True):
     id: int
     outputs: list[TensorHeader]
     compute_us: int
+    """In the model itself."""
+    input_us: int = 0
+    """Before it: unpacking, and the declared steps."""
+    output_us: int = 0
+    """After it."""
 
 
 class TokenEvent(msgspec.Struct, array_like=True):

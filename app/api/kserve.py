@@ -8,7 +8,8 @@ import numpy as np
 
 import app
 from app.api.http import MOST_DIGITS, Request, Response, Route, json
-from app.dataplane.dataplane import Dataplane, Inference
+from app.dataplane.dataplane import Dataplane
+from app.dataplane.inference import Ask, Inference
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput, NotFound
 from app.schema.kserve import (
@@ -157,7 +158,7 @@ class Kserve:
         if version := request.params.get("version"):
             self._check_version(route, version)
         outputs = [output.name for output in message.outputs]
-        answer = await self._dataplane.infer(route, tensors, outputs, request.arrived, _timeout(message))
+        answer = await self._dataplane.infer(route, Ask(tensors, outputs, request.arrived, _timeout(message)))
         response = encode(message, answer)
         response.headers.append(
             (b"server-timing", b"queue;dur=%.3f, compute;dur=%.3f" % (answer.queue_s * 1e3, answer.compute_s * 1e3))

@@ -4,26 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 
 from app.dataplane import admission, routing
+from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
-from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, RouteNotFound
 from app.workers.client import TokenStream
 from engines.protocol import Embed, Embedded, Generate, Rank, TokenEvent, Tokenize, Tokens
-
-
-@dataclass(slots=True)
-class Inference:
-    """An answer: outputs as raw tensors, and where the time went (seconds)."""
-
-    target: Target
-    outputs: list[Tensor]
-    queue_s: float
-    compute_s: float
-    total_s: float
-    batch_rows: int
 
 
 def prefix(request: Generate) -> int:
@@ -54,27 +41,38 @@ class Dataplane:
     def find(self, route: str) -> Target:
         return routing.find(self.table, route)
 
-    async def infer(
-        self, route: str, inputs: list[Tensor], outputs: list[str], arrived: float, timeout_s: float | None = None
-    ) -> Inference:
-        """Run ``inputs`` (in any order) through ``route``; ``outputs`` empty asks for all. ``arrived`` is the
-        `time.perf_counter` of the request. Raises `PilothouseError`."""
+    async def infer(self, route: str, ask: Ask) -> Inference:
+        """Raises `PilothouseError`."""
         target = self.find(route)
-        if target.signature is None or target.batcher is None:
+        signature = target.items if ask.items else target.signature
+        if target.batcher is None:
             raise InvalidInput(f"{route} is a language model", hint="use /v1/chat/completions", field="model")
+        if signature is None:
+            raise InvalidInput(
+                f"{route} has no declared steps, it takes tensors only",
+                hint=f"use /v2/models/{route}/infer, or declare its steps with `pilothouse describe`",
+                field="model",
+            )
         metrics = target.metrics
         try:
-            ordered = admission.order_inputs(target.signature, inputs)
-            if outputs:
-                admission.check_outputs(target.signature, outputs)
-            waiting = target.batcher.submit(ordered, outputs, timeout_s or target.timeout_s)
+            inputs = admission.order_inputs(signature, ask.inputs)
+            if ask.outputs:
+                admission.check_outputs(signature, ask.outputs)
+            waiting = target.batcher.submit(inputs, ask.outputs, ask.timeout_s or target.timeout_s)
             answer = await waiting.result
         except BaseException as error:
             metrics.failed(_reason(error) if isinstance(error, Exception) else "CANCELED")
             raise
-        total_s = time.perf_counter() - arrived
+        total_s = time.perf_counter() - ask.arrived
         metrics.answered(total_s, waiting.queue_s, waiting.compute_s, waiting.rows)
-        return Inference(target, answer, waiting.queue_s, waiting.compute_s, total_s, waiting.batch_rows)
+        return Inference(
+            target,
+            answer,
+            queue_s=waiting.queue_s,
+            compute_s=waiting.compute_s,
+            total_s=total_s,
+            batch_rows=waiting.batch_rows,
+        )
 
     def language(self, name: str) -> tuple[Target, str]:
         """The language model that ``name`` means, and the LoRA adapter (empty: none). ``name`` is a route,

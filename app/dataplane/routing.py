@@ -7,8 +7,10 @@ from app.dataplane.batcher import Batcher
 from app.dataplane.pool import Pool
 from app.errors import NotReady, RouteNotFound
 from app.monitoring.metrics import RouteMetrics
+from engines.card import Card
 from engines.protocol import LanguageModel, Signature
 
+NO_CARD = Card()
 IDLE = RouteMetrics("", "", 0, "tensor", "")
 
 
@@ -26,7 +28,12 @@ class Target:
     metrics: RouteMetrics = IDLE
     timeout_s: float = 0
     engine: str = ""
+    digest: str = ""
+    """Of the version's file."""
+    card: Card = NO_CARD
     signature: Signature | None = None
+    items: Signature | None = None
+    """With the declared steps; `None`: it has none."""
     language: LanguageModel | None = None
     batcher: Batcher | None = None
     pool: Pool | None = None

@@ -7,6 +7,7 @@ from typing import Any
 from app.errors import InvalidInput
 
 LANGUAGE = ("llamacpp", "echo")
+TENSOR = ("onnxruntime", "echo")
 #: As llama.cpp calls the element types of its key-value memory.
 CACHE_TYPES = ("f16", "f32", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 _UNQUANTISED = ("f16", "f32", "bf16")
@@ -95,15 +96,55 @@ class Shares:
         return [float(share) for share in value]
 
 
-Option = Number | Choice | Flag | Shares
+@dataclass(frozen=True)
+class Numbers:
+    """Whole numbers, as a list or as a text with commas."""
+
+    least: int
+    most: int
+    meaning: str
+    engines: tuple[str, ...] = ()
+    default = None
+
+    @property
+    def expects(self) -> str:
+        return f"whole numbers from {self.least} to {self.most}, like 4,8"
+
+    def read(self, value: Any) -> list[int]:
+        if isinstance(value, str):
+            value = [int(part) for part in value.split(",")]
+        if isinstance(value, int):
+            value = [value]
+        if not isinstance(value, list) or any(
+            isinstance(number, bool) or not isinstance(number, int) or not self.least <= number <= self.most
+            for number in value
+        ):
+            raise ValueError
+        return sorted(set(value))
+
+
+Option = Number | Numbers | Choice | Flag | Shares
 
 OPTIONS: dict[str, Option] = {
-    "max_batch_size": Number(32, 1, 4096, "Rows of a batch at most (tensor models whose first axis is the batch)."),
+    "max_batch_size": Number(32, 1, 4096, "Rows of a batch at most.", TENSOR),
     "max_queue_delay_us": Number(
-        0,
+        None,
         0,
         10_000_000,
-        "How long a free replica waits for more rows. 0: a batch leaves as soon as a replica is free.",
+        "How long a free replica waits for more rows; by default learned from what a batch takes. 0: never.",
+        TENSOR,
+    ),
+    "preferred_batch_sizes": Numbers(1, 4096, "Rows at which a batch leaves without waiting for more.", TENSOR),
+    "priority_levels": Number(1, 1, 64, "Levels that a request may choose from; 1 is the most urgent.", TENSOR),
+    "default_priority_level": Number(
+        None, 1, 64, "Of a request that names none; by default the middle one.", TENSOR
+    ),
+    "preserve_order": Flag(False, "Answer in the order of arrival, also with several replicas.", TENSOR),
+    "response_cache": Flag(False, "Keep answers, and give them again to an equal request.", ()),
+    "response_cache_mb": Number(64, 1, 1 << 20, "Answers that are kept, in MiB.", ()),
+    "response_cache_ttl_s": Number(0, 0, 1 << 31, "How long an answer is kept; 0: until it has to go.", ()),
+    "sequence_idle_s": Number(
+        60, 0.001, 86_400, "How long the state of a sequence is kept after its last request.", TENSOR
     ),
     "queue_limit": Number(None, 1, 1_000_000, "Requests that may wait; the installation's queue_limit by default."),
     "request_timeout_s": Number(None, 0.001, 86_400, "Longest time to wait and run; the installation's by default."),
@@ -112,7 +153,7 @@ OPTIONS: dict[str, Option] = {
         0,
         100_000,
         "How long a replica stays awake for the next request after a single one.",
-        ("onnxruntime", "echo"),
+        TENSOR,
     ),
     "threads": Number(None, 1, 1024, "CPU threads of one replica; by default one a physical core."),
     "context_tokens": Number(None, 32, 1 << 22, "Longest prompt plus answer of one sequence.", LANGUAGE),

@@ -78,7 +78,7 @@ class Serving:
             self.batcher = Batcher(
                 batched=ready.signature.batched,
                 max_batch_size=int(self._option("max_batch_size", 32)),
-                max_queue_delay_us=int(self._option("max_queue_delay_us", 0)),
+                max_queue_delay_us=int(self._option("max_queue_delay_us", 0) or 0),
                 queue_limit=queue_limit,
                 observe=self._observe,
             )
@@ -135,6 +135,8 @@ class Serving:
             timeout_s=self.timeout_s,
             engine=self.ready.engine,
             signature=self.ready.signature,
+            items=self.ready.items,
+            card=self.plan.load.card,
             language=self.ready.language,
             batcher=self.batcher,
             pool=self.pool,

@@ -16,18 +16,27 @@ class RouteMetrics:
     """Counters since the deployment started, and gauges. Seconds everywhere; a call costs about a microsecond."""
 
     __slots__ = (
-        "accepted", "batch_rows", "batches", "cached_tokens", "compute_s", "confidence_count", "confidence_sum",
-        "drafted", "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight", "inter_token",
-        "kind", "kv_used", "latency", "model", "name", "preempted", "prefix_cache_bytes", "prompt_tokens",
-        "queue_depth", "queue_s", "running", "succeeded", "time_to_first_token", "version", "waiting",
+        "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_hits", "cache_misses",
+        "cache_saved_s", "cached_tokens", "compute_s", "confidence_count", "confidence_sum", "drafted",
+        "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight", "input_s",
+        "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows",
+        "model", "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens", "queue_depth",
+        "queue_s", "running", "succeeded", "time_to_first_token", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
         self.name, self.model, self.version, self.kind, self.engine = name, model, version, kind, engine
         self.succeeded = 0
         self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
-        self.duration_s = self.queue_s = self.compute_s = 0.0
+        self.duration_s = self.queue_s = self.input_s = self.compute_s = self.output_s = 0.0
         """Sums over the answered requests."""
+        self.last_inference_ms = 0
+        """Of the last batch, Unix time."""
+        self.batch_sizes: dict[int, tuple[int, float]] = {}
+        """Rows → how many batches of so many, and the seconds they took."""
+        self.cache_hits = self.cache_misses = 0
+        self.cache_saved_s = 0.0
+        """What the answers that were found would have taken to compute."""
         self.latency = Sketch()
         self.batches = self.batch_rows = 0
         self.confidence_sum, self.confidence_count = 0.0, 0
@@ -41,6 +50,9 @@ class RouteMetrics:
         self.running = self.waiting = 0
         self.kv_used = 0.0
         self.prefix_cache_bytes = 0
+        self.cache_bytes = 0
+        self.learned_rows, self.learned_delay_us = 0, 0
+        """What the batcher aims at now."""
 
     def blank(self) -> "RouteMetrics":
         """The same route before anything was counted."""

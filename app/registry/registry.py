@@ -26,6 +26,8 @@ from app.schema.manage import Model, ModelFile, Sample, Version
 EMBEDDED = "digits"
 #: What a card says that has a place of its own in the tables.
 _COLUMNS = {"name", "task", "licence", "description", "format", "precision", "digest", "size_bytes"}
+#: Columns of a version that hold JSON.
+_JSON = ("files", "certificate", "metadata", "card")
 
 
 class Registry:
@@ -279,14 +281,15 @@ def _with_versions(model: Model, versions: list[Version]) -> Model:
 
 
 def _version(row: dict[str, Any]) -> Version:
-    for key in ("files", "certificate", "metadata"):
+    for key in _JSON:
         row[key] = json.loads(row[key]) if row[key] else None
+    row["card"] = row["card"] or {}
     return msgspec.convert({key: value for key, value in row.items() if key != "model"}, Version)
 
 
 def _insert(db: sqlite_utils.Database, model: Model, version: Version) -> None:
     row = {key: value for key, value in msgspec.to_builtins(version).items()}
-    for key in ("files", "certificate", "metadata"):
+    for key in _JSON:
         row[key] = json.dumps(row[key]) if row[key] is not None else None
     described = {"name": model.name, "task": model.task, "licence": model.licence, "description": model.description}
     db.table("models").insert(described, ignore=True)

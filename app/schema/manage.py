@@ -138,6 +138,8 @@ class Version(msgspec.Struct, kw_only=True):
     parent: int | None = None
     certificate: dict[str, Any] | None = None
     metadata: dict[str, Any] = {}
+    card: dict[str, Any] = {}
+    """What was declared about it: labels, units, steps before and after it. See docs/cards.md."""
 
 
 class Model(msgspec.Struct, kw_only=True):
@@ -317,6 +319,13 @@ class RouteSample(msgspec.Struct, kw_only=True):
     overhead_ms: float | None = None
     """Mean of the rest: decoding, transport, encoding."""
     batch_size: float | None = None
+    learned_batch_size: int | None = None
+    """Rows at which a batch leaves at once, as the batcher has learned."""
+    learned_delay_us: int | None = None
+    """How long it waits for them."""
+    cache_hit_rate: float | None = None
+    """Share of the requests of the last ten seconds that a kept answer served, 0 to 1; `None` without a cache."""
+    cache_bytes: int | None = None
     queue_depth: int = 0
     in_flight: int = 0
     confidence: float | None = None

@@ -118,7 +118,7 @@ def answer():
         Tensor("p", "FP32", [1, 2], np.array([0.25, 0.75], "<f4").tobytes()),
         Tensor("s", "BYTES", [2], pack_strings(["a", "bc"])),
     ]
-    return Inference(Target("r", "m", 3, "", 0), tensors, 0, 0, 0, 1)
+    return Inference(Target("r", "m", 3, "", 0), tensors)
 
 
 def test_outputs_are_json_unless_binary_was_asked_for():
