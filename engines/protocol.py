@@ -358,7 +358,7 @@ class TokenEvent(msgspec.Struct, array_like=True):
 
 
 class SchedulerLoad(msgspec.Struct, array_like=True):
-    """Gauges of the scheduler after a step."""
+    """The scheduler after a step: gauges, then counters since the start."""
 
     running: int = 0
     waiting: int = 0
@@ -372,14 +372,17 @@ class SchedulerLoad(msgspec.Struct, array_like=True):
     """Tokens that were guessed ahead (speculative decoding), since the start."""
     accepted: int = 0
     """Of them, those that the model would have chosen."""
+    steps: int = 0
+    """Since the start, as are the times."""
+    step_us: int = 0
+    """Written by the worker: from the end of a step to the end of the next, or from what woke it."""
+    decode_us: int = 0
+    """Of it, what the engine's own decode took; the rest is scheduling, sampling and telling."""
 
 
 class Step(msgspec.Struct, tag=True, array_like=True):
     events: list[TokenEvent]
     load: SchedulerLoad
-    step_us: int = 0
-    decode_us: int = 0
-    """Of it, what the engine's own decode took; the rest is scheduling, sampling and telling."""
 
 
 class Embedded(msgspec.Struct, tag=True, array_like=True):

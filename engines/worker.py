@@ -195,9 +195,13 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> N
 
 
 def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
+    step_ns = 0
+    ended = 0
     while True:
+        began = ended if engine.busy else 0
         embeds: list[Embed | Rank] = []
         for message, payload in channel.receive(block=not engine.busy):
+            began = began or time.perf_counter_ns()
             if isinstance(message, Embed | Rank):
                 embeds.append(message)
                 continue
@@ -213,7 +217,11 @@ def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
             for answer, values in _embed(engine, embeds):
                 channel.send(answer, [values.astype(np.float32, copy=False).tobytes()])
         if engine.busy:
-            channel.send(engine.step())
+            step = engine.step()
+            ended = time.perf_counter_ns()
+            step_ns += ended - began
+            step.load.step_us = step_ns // 1000
+            channel.send(step)
 
 
 def _embed(

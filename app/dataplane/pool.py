@@ -8,6 +8,8 @@ from app.errors import NotReady, PilothouseError, QueueFull
 from app.workers.client import WorkerClient
 from engines.protocol import SchedulerLoad
 
+#: Of a `SchedulerLoad`.
+COUNTERS = ("preempted", "drafted", "accepted", "steps", "step_us", "decode_us")
 #: Conversations whose replica is remembered.
 PREFIXES = 1024
 
@@ -65,20 +67,18 @@ class Pool:
         """Of computed prefixes that are kept outside the KV cells."""
         return sum(replica.load.cache_bytes for replica in self._replicas)
 
-    def counted(self) -> tuple[int, int, int]:
-        """Preempted sequences, drafted and accepted tokens of all replicas since the last call."""
-        sums = (0, 0, 0)
+    def counted(self) -> SchedulerLoad:
+        """What all replicas counted since the last call; no gauges."""
+        total = SchedulerLoad()
         for replica in self._replicas:
             load, before = replica.load, self._counted.get(replica, SchedulerLoad())
             # A worker counts from its start and never down: a lower number is of one that has just been lost.
-            if load.preempted >= before.preempted and load.drafted >= before.drafted:
-                sums = (
-                    sums[0] + load.preempted - before.preempted,
-                    sums[1] + load.drafted - before.drafted,
-                    sums[2] + load.accepted - before.accepted,
-                )
-                self._counted[replica] = load
-        return sums
+            if load.steps < before.steps:
+                continue
+            for name in COUNTERS:
+                setattr(total, name, getattr(total, name) + getattr(load, name) - getattr(before, name))
+            self._counted[replica] = load
+        return total
 
     def join(self, client: WorkerClient) -> None:
         self._replicas.append(client)

@@ -113,7 +113,7 @@ class Serving:
         if self.pool is not None and self._metrics is not None:
             pool = self.pool
             self._metrics.scheduler(pool.running, pool.depth, pool.kv_used, pool.cache_bytes)
-            self._metrics.stepped(*pool.counted())
+            self._metrics.stepped(pool.counted())
 
     @property
     def memory_bytes(self) -> int | None:

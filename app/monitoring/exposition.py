@@ -191,6 +191,9 @@ def _own(page: _Page, routes: list[RouteMetrics], station: Station) -> None:
         ("preemptions_total", "counter", "Sequences sent back to the queue", "preempted"),
         ("draft_tokens_total", "counter", "Tokens guessed ahead", "drafted"),
         ("draft_accepted_tokens_total", "counter", "Of them, those that were right", "accepted"),
+        ("worker_steps_total", "counter", "Steps of the workers' schedulers", "steps"),
+        ("worker_step_seconds_total", "counter", "Time in those steps", "step_s"),
+        ("worker_decode_seconds_total", "counter", "Of it, time in the engine's own decode", "decode_s"),
     ):
         values = [(labels(route), getattr(route, read)) for route in language]
         page.family(f"pilothouse_{name}", kind, help_text, values)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from app.monitoring.sketch import Sketch
+from engines.protocol import SchedulerLoad
 
 Kind = Literal["tensor", "language"]
 #: Why a request failed, in Triton's words.
@@ -17,11 +18,12 @@ class RouteMetrics:
 
     __slots__ = (
         "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_hits", "cache_misses",
-        "cache_saved_s", "cached_tokens", "compute_s", "confidence_count", "confidence_sum", "drafted",
-        "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight", "input_s",
-        "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows",
-        "model", "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens", "queue_depth",
-        "queue_s", "running", "succeeded", "time_to_first_token", "version", "waiting",
+        "cache_saved_s", "cached_tokens", "compute_s", "confidence_count", "confidence_sum", "decode_s",
+        "drafted", "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight",
+        "input_s", "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us",
+        "learned_rows", "model", "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens",
+        "queue_depth", "queue_s", "running", "step_s", "steps", "succeeded", "time_to_first_token", "version",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
@@ -42,7 +44,9 @@ class RouteMetrics:
         self.confidence_sum, self.confidence_count = 0.0, 0
         self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
         self.finish_reasons: dict[str, int] = dict.fromkeys(FINISH_REASONS, 0)
-        self.preempted = self.drafted = self.accepted = 0
+        self.preempted = self.drafted = self.accepted = self.steps = 0
+        self.step_s = self.decode_s = 0.0
+        """Of the workers' steps, and of the engine's own decode in them."""
         self.time_to_first_token = Sketch()
         self.inter_token = Sketch()
         # gauges
@@ -112,11 +116,14 @@ class RouteMetrics:
         self.running, self.waiting, self.kv_used = running, waiting, kv_used
         self.prefix_cache_bytes = prefix_cache_bytes
 
-    def stepped(self, preempted: int, drafted: int, accepted: int) -> None:
-        """Since the last call: sequences sent back to the queue, tokens guessed ahead, and those that were right."""
-        self.preempted += preempted
-        self.drafted += drafted
-        self.accepted += accepted
+    def stepped(self, counted: SchedulerLoad) -> None:
+        """What the replicas' schedulers counted since the last call."""
+        self.preempted += counted.preempted
+        self.drafted += counted.drafted
+        self.accepted += counted.accepted
+        self.steps += counted.steps
+        self.step_s += counted.step_us / 1e6
+        self.decode_s += counted.decode_us / 1e6
 
 
 class Metrics:

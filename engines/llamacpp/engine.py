@@ -88,6 +88,7 @@ class TextEngine:
             self._store.load(cache_folder, fingerprint, self._scheduler.adopt)
         self._answers: dict[int, Answer] = {}
         self._announced: dict[int, TokenEvent] = {}
+        self._steps = self._decode_ns = 0
 
     @cached_property
     def _grammars(self) -> Grammars:
@@ -141,18 +142,17 @@ class TextEngine:
             self._end(answer)
 
     def step(self) -> Step:
-        started = time.perf_counter_ns()
         events = list(self._announced.values())
         self._announced.clear()
         self._guess()
         plan = self._scheduler.schedule()
-        decoded_ns = 0
         try:
             if self._change_memory(plan.actions):
                 decoding = time.perf_counter_ns()
                 events += self._show_pictures(plan)
                 logits = self._decode(plan)
-                decoded_ns = time.perf_counter_ns() - decoding
+                self._decode_ns += time.perf_counter_ns() - decoding
+                self._steps += 1
                 self._scheduler.commit(plan)
                 events += self._sample(plan, logits)
         except KvFull:
@@ -161,7 +161,7 @@ class TextEngine:
                 events += self._fail(plan, EngineError("out_of_memory", "the key-value memory is full"))
         except EngineError as error:
             events += self._fail(plan, error)
-        return Step(events, self._load(), (time.perf_counter_ns() - started) // 1000, decoded_ns // 1000)
+        return Step(events, self._load())
 
     def embed(self, requests: Sequence[Embed | Rank]) -> list[tuple[Embedded | Rejected, np.ndarray]]:
         return self._embedder.answer(requests)
@@ -216,7 +216,17 @@ class TextEngine:
 
     def _load(self) -> SchedulerLoad:
         s = self._scheduler
-        return SchedulerLoad(s.running, s.waiting, s.kv_used, s.cache_bytes, s.preempted, s.drafted, s.accepted)
+        return SchedulerLoad(
+            s.running,
+            s.waiting,
+            s.kv_used,
+            s.cache_bytes,
+            s.preempted,
+            s.drafted,
+            s.accepted,
+            steps=self._steps,
+            decode_us=self._decode_ns // 1000,
+        )
 
     def _guess(self) -> None:
         """Let answers that can guess ahead do so, while there are few of them."""

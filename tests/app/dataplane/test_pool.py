@@ -61,16 +61,19 @@ def test_what_replicas_count_is_summed_and_never_twice():
     pool, one, two = Pool(8, 10), Worker(), Worker()
     pool.join(one)
     pool.join(two)
-    one.load = SchedulerLoad(preempted=3, drafted=10, accepted=7, cache_bytes=100)
-    two.load = SchedulerLoad(preempted=1, cache_bytes=11)
-    assert (pool.cache_bytes, pool.counted()) == (111, (4, 10, 7))
-    assert pool.counted() == (0, 0, 0)
-    one.load = SchedulerLoad(preempted=4, drafted=12, accepted=8)
-    assert pool.counted() == (1, 2, 1)
+    one.load = SchedulerLoad(preempted=3, drafted=10, accepted=7, cache_bytes=100, steps=9, step_us=50, decode_us=40)
+    two.load = SchedulerLoad(preempted=1, cache_bytes=11, steps=1)
+    assert pool.cache_bytes == 111
+    assert pool.counted() == SchedulerLoad(
+        preempted=4, drafted=10, accepted=7, steps=10, step_us=50, decode_us=40
+    )
+    assert pool.counted() == SchedulerLoad()
+    one.load = SchedulerLoad(preempted=4, drafted=12, accepted=8, steps=10, step_us=50, decode_us=40)
+    assert pool.counted() == SchedulerLoad(preempted=1, drafted=2, accepted=1, steps=1)
     two.load = SchedulerLoad()  # it has just died
-    assert pool.counted() == (0, 0, 0)
+    assert pool.counted() == SchedulerLoad()
     pool.leave(two)
     fresh = Worker()
-    fresh.load = SchedulerLoad(preempted=2)
+    fresh.load = SchedulerLoad(preempted=2, steps=3)
     pool.join(fresh)
-    assert pool.counted() == (2, 0, 0)
+    assert pool.counted() == SchedulerLoad(preempted=2, steps=3)

@@ -7,6 +7,7 @@ from app.monitoring import exposition
 from app.monitoring.exposition import Station
 from app.monitoring.metrics import Metrics
 from engines.hardware import Gpu
+from engines.protocol import SchedulerLoad
 
 TRITON = {
     "nv_inference_request_success",
@@ -56,6 +57,9 @@ OWN = {
     "pilothouse_preemptions_total",
     "pilothouse_draft_tokens_total",
     "pilothouse_draft_accepted_tokens_total",
+    "pilothouse_worker_steps_total",
+    "pilothouse_worker_step_seconds_total",
+    "pilothouse_worker_decode_seconds_total",
     "pilothouse_confidence_mean",
     "pilothouse_confidence_total",
     "pilothouse_confidence_predictions_total",
@@ -112,7 +116,7 @@ def metrics() -> Metrics:
     gemma.failed("CANCELED")
     gemma.failed("REJECTED")
     gemma.scheduler(2, 1, 0.25, 4096)
-    gemma.stepped(3, 10, 7)
+    gemma.stepped(SchedulerLoad(preempted=3, drafted=10, accepted=7))
     return metrics
 
 

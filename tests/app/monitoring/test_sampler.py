@@ -11,6 +11,7 @@ from app.monitoring.metrics import Metrics, RouteMetrics
 from app.monitoring.sampler import Sampler
 from app.schema.manage import Change, Hardware, RouteSample
 from engines import hardware
+from engines.protocol import SchedulerLoad
 
 
 @pytest.fixture
@@ -95,10 +96,10 @@ def test_shares_are_of_the_last_ten_seconds(metrics: Metrics, bus: Bus, sampler:
     sampler.sample(0.0)
     assert shown(bus, "chat").prefix_hit_rate is None
     route.prompt(100, 0)
-    route.stepped(0, 4, 1)
+    route.stepped(SchedulerLoad(preempted=0, drafted=4, accepted=1))
     sampler.sample(1.0)
     route.prompt(100, 90)
-    route.stepped(0, 4, 4)
+    route.stepped(SchedulerLoad(preempted=0, drafted=4, accepted=4))
     sampler.sample(2.0)
     assert shown(bus, "chat").prefix_hit_rate == pytest.approx(0.45)
     assert shown(bus, "chat").draft_acceptance == pytest.approx(0.625)
