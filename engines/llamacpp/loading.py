@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import EngineError, TokenEngine
-from engines.llamacpp import runner
+from engines.llamacpp import log, runner
 from engines.llamacpp.adapters import Adapters
 from engines.llamacpp.chat_format import ChatFormat
 from engines.llamacpp.draft_model import DraftModel
@@ -25,6 +25,7 @@ def open_model(load: Load) -> TokenEngine:
     """
     settings, unknown = read_settings(load.settings)
     threads = load.threads or runner.usable_threads()
+    free_before = runner.free_bytes(load.device) if load.device != "cpu" else 0
     model = Runner(load.path, load.device, threads, settings)
     notes = [f"llama.cpp has no setting named {', '.join(unknown)}."] if unknown else []
     if settings.context_tokens > model.trained_context > 0:
@@ -32,13 +33,20 @@ def open_model(load: Load) -> TokenEngine:
             f"The model was trained on {model.trained_context} tokens: the context is that long, "
             f"not {settings.context_tokens}."
         )
+    if (layers := log.offloaded()) is not None and load.device != "cpu":
+        notes.append(f"{layers[0]} of {layers[1]} layers are on {load.device}.")
     try:
+        engine: TokenEngine
         if purpose(model) == "generate":
-            return _text_engine(load, model, settings, threads, notes)
-        return _embedding_engine(load, model, settings, threads, notes)
+            engine = _text_engine(load, model, settings, threads, notes)
+        else:
+            engine = _embedding_engine(load, model, settings, threads, notes)
     except BaseException:
         model.close()
         raise
+    if free_before:
+        engine.ready.device_memory_bytes = max(0, free_before - runner.free_bytes(load.device))
+    return engine
 
 
 def _text_engine(load: Load, model: Runner, settings: Settings, threads: int, notes: list[str]) -> TextEngine:

@@ -1,12 +1,16 @@
 """What llama.cpp logs, kept to explain its failures: its calls answer only that they failed."""
 
 import ctypes
+import re
 from collections import deque
 
 import llama_cpp
 
 _WARN, _ERROR = 3, 4
 _lines: deque[str] = deque(maxlen=40)
+#: What it did without being asked how it went.
+_deeds: dict[str, str] = {}
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 #: Words that introduce the reason itself in a line.
 _INTRODUCTIONS = ("error loading model: ", "failed to apply lora adapter: ", "error: ")
 
@@ -16,12 +20,15 @@ def keep(level: int, text: bytes, _: object) -> None:
     """The callback that every log of llama.cpp's libraries is given; must outlive them, so it lives here."""
     if level in (_WARN, _ERROR):
         _lines.append(text.decode("utf-8", "replace").strip())
+    elif b"offloaded" in text:
+        _deeds["offloaded"] = text.decode("utf-8", "replace")
 
 
 def install() -> None:
     """Keep what llama.cpp and ggml log from now on."""
     llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
     _lines.clear()
+    _deeds.clear()
 
 
 def clear() -> None:
@@ -37,6 +44,12 @@ def reason() -> str:
             if introduction in line:
                 return line.rpartition(introduction)[2]
     return lines[-1] if lines else "no reason given"
+
+
+def offloaded() -> tuple[int, int] | None:
+    """Layers of the model that was loaded last that are on a GPU, and how many it has; `None`: it did not say."""
+    found = _OFFLOADED.search(_deeds.get("offloaded", ""))
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def about_memory() -> bool:

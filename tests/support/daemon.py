@@ -14,6 +14,8 @@ from typing import Any
 import httpx2
 import psutil
 
+from tests.support.device import DEVICE
+
 READY = "pilothouse ready on "
 
 
@@ -151,6 +153,6 @@ def serving(folder: Path, model: Path, name: str, **environment: str) -> Iterato
     """A daemon with its data in ``folder`` that serves the file ``model`` as ``name``."""
     with RunningDaemon(folder, **environment) as running:
         running.pull(f"file:{model}", name=name)
-        state = running.deploy(name)
+        state = running.deploy(name, device=DEVICE)
         assert state["state"] == "ready", state["error"]
         yield running

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.device import DEVICE
+
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 
@@ -23,7 +25,7 @@ SHAPES = {f"blk.{i}.{name}.weight": (out, 640) for i in (0, 9) for name, out in 
 @pytest.fixture(scope="module")
 def runner(gguf_path: Path) -> Iterator[Runner]:
     """One context for all tests, opened as a server does: after the model, before any adapter is in force."""
-    opened = Runner(str(gguf_path), "cpu", 2, Settings())
+    opened = Runner(str(gguf_path), DEVICE, 2, Settings())
     opened.open_context(
         dataclasses.replace(Settings(), sequences=2, context_tokens=256, kv_tokens=512, batch_tokens=64, step_tokens=64)
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.device import DEVICE
+
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 
@@ -22,7 +24,7 @@ CONTEXT = 256
 
 @pytest.fixture(scope="module")
 def target(gguf_path: Path) -> Iterator[Runner]:
-    opened = Runner(str(gguf_path), "cpu", 2, Settings())
+    opened = Runner(str(gguf_path), DEVICE, 2, Settings())
     opened.open_context(
         dataclasses.replace(
             Settings(), sequences=1, context_tokens=CONTEXT, kv_tokens=CONTEXT, batch_tokens=64, step_tokens=64
@@ -34,7 +36,7 @@ def target(gguf_path: Path) -> Iterator[Runner]:
 
 @pytest.fixture(scope="module")
 def model(gguf_path: Path, target: Runner) -> Iterator[DraftModel]:
-    opened = DraftModel(str(gguf_path), target, "cpu", 2, sequences=2, context_tokens=CONTEXT)
+    opened = DraftModel(str(gguf_path), target, DEVICE, 2, sequences=2, context_tokens=CONTEXT)
     yield opened
     opened.close()
 
@@ -104,5 +106,5 @@ def test_no_guess_where_there_is_no_room(model: DraftModel, target: Runner) -> N
 def test_another_vocabulary_is_refused(target: Runner, tmp_path: Path) -> None:
     tiny_gguf.bert(tmp_path / "bert.gguf")
     with pytest.raises(EngineError, match=r"bert.gguf cannot guess for this model") as refused:
-        DraftModel(str(tmp_path / "bert.gguf"), target, "cpu", 2, sequences=1, context_tokens=64)
+        DraftModel(str(tmp_path / "bert.gguf"), target, DEVICE, 2, sequences=1, context_tokens=64)
     assert refused.value.code == "bad_model"

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.device import DEVICE
+
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 
@@ -33,7 +35,7 @@ def opened(tmp_path: Path) -> Iterator[Any]:
     pairs: list[tuple[Runner, Embedder]] = []
 
     def open_file(path: Path, **arguments: Any) -> tuple[Runner, Embedder]:
-        runner = Runner(str(path), "cpu", 2, Settings())
+        runner = Runner(str(path), DEVICE, 2, Settings())
         arguments = {"context_tokens": 4096, "threads": 2, "on_gpu": False} | arguments
         pairs.append((runner, Embedder(runner, **arguments)))
         return pairs[-1]
@@ -201,7 +203,7 @@ def test_minilm_cuts_words_as_bert_does(minilm: MiniLM, opened: Any) -> None:
 
 @pytest.fixture(scope="module")
 def gemma(gguf_path: Path) -> Iterator[Runner]:
-    runner = Runner(str(gguf_path), "cpu", 2, Settings())
+    runner = Runner(str(gguf_path), DEVICE, 2, Settings())
     yield runner
     runner.close()
 

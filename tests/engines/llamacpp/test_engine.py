@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.device import DEVICE
+
 pytest.importorskip("llama_cpp")
 
 from engines.engine import EngineError
@@ -90,7 +92,7 @@ class Client:
 
 
 def load(path: Path, **settings: Any) -> TextEngine:
-    engine = open_model(Load("llamacpp", str(path), settings=settings))
+    engine = open_model(Load("llamacpp", str(path), DEVICE, settings=settings))
     assert isinstance(engine, TextEngine)
     return engine
 
@@ -112,8 +114,8 @@ def client(shared_engine: TextEngine) -> Iterator[Client]:
 
 def test_ready_says_what_was_loaded(shared_engine: TextEngine) -> None:
     ready = shared_engine.ready
-    assert (ready.engine, ready.device) == ("llamacpp", "cpu")
-    assert ready.provider.startswith("CPU : ")
+    assert (ready.engine, ready.device) == ("llamacpp", DEVICE)
+    assert ready.provider.startswith("CPU : " if DEVICE == "cpu" else "CUDA : ")
     assert ready.threads >= 1
     assert ready.memory_bytes > 250_000_000
     assert ready.language is not None
@@ -125,7 +127,7 @@ def test_ready_says_what_was_loaded(shared_engine: TextEngine) -> None:
 
 def test_greedy_equals_a_plain_loop(client: Client, gguf_path: Path) -> None:
     settings = Settings(sequences=1, context_tokens=512, kv_tokens=512, batch_tokens=512)
-    runner = Runner(str(gguf_path), "cpu", 2, settings)
+    runner = Runner(str(gguf_path), DEVICE, 2, settings)
     runner.open_context(settings)
     tokens = runner.tokenize("The capital of France is")
     expected, start, row = [], 0, tokens

@@ -12,6 +12,8 @@ import jsonschema
 import numpy as np
 import pytest
 
+from tests.support.device import DEVICE
+
 pytest.importorskip("llama_cpp")
 pytest.importorskip("llguidance")
 
@@ -443,7 +445,7 @@ def test_the_real_model_answers_in_the_schema(gguf_path: Path) -> None:
     path = Path(__file__).parent / "schemas" / "functions.json"
     schemas = json.loads(path.read_text("utf-8"))["schemas"]
     settings = Settings(sequences=1, context_tokens=1024, kv_tokens=1024, batch_tokens=256, step_tokens=256)
-    runner = Runner(str(gguf_path), "cpu", 2, settings)
+    runner = Runner(str(gguf_path), DEVICE, 2, settings)
     try:
         runner.open_context(settings)
         grammars = Grammars(runner.vocab, runner.end_tokens)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.device import DEVICE
+
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 pytest.importorskip("PIL")
@@ -69,7 +71,7 @@ def test_equal_pictures_have_equal_tokens_that_are_no_words() -> None:
 
 @pytest.fixture(scope="module")
 def runner(gguf_path: Path) -> Iterator[Runner]:
-    opened = Runner(str(gguf_path), "cpu", 2, Settings())
+    opened = Runner(str(gguf_path), DEVICE, 2, Settings())
     opened.open_context(
         dataclasses.replace(Settings(), sequences=2, context_tokens=256, kv_tokens=512, batch_tokens=64, step_tokens=64)
     )
