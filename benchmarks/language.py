@@ -6,6 +6,7 @@ python benchmarks/language.py --model gemma-3-270m.gguf --llama-server build/bin
               none of which was seen before
 ``prefix``    time to first token of requests that share 400 tokens, also against llama-server with --swa-full
 ``arrivals``  gaps between the tokens of running answers while prompts of 2,000 tokens arrive
+``cost``      processor time of the daemon, and time of the worker outside the decode, of a step at 8 streams
 """
 
 import argparse
@@ -141,6 +142,36 @@ async def arrivals_round(url: str, prompts: Prompts, writers: int, arriving: int
     }
 
 
+def counters(url: str) -> dict[str, float]:
+    """The sums of our own counters, by name."""
+    found: dict[str, float] = {}
+    for line in common.text(f"{url}/metrics").splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+async def cost_round(url: str, prompts: Prompts, streams: int, tokens: int) -> dict[str, float]:
+    before = counters(url)
+    await grid_round(url, prompts, streams, 32, tokens, 0.8)
+    await asyncio.sleep(1.5)  # the workers' counters are read once a second
+    after = counters(url)
+    spent = {name: after[name] - before[name] for name in after}
+    step_s = spent["pilothouse_worker_step_seconds_total"]
+    outside_s = step_s - spent["pilothouse_worker_decode_seconds_total"]
+    daemon_s = spent["pilothouse_cpu_seconds_total"]
+    generated = spent["vllm:generation_tokens_total"]
+    return {
+        "ms a step": 1e3 * step_s / spent["pilothouse_worker_steps_total"],
+        "worker outside the decode, % of a step": 100 * outside_s / step_s,
+        "daemon, % of a step": 100 * daemon_s / step_s,
+        "worker outside the decode, µs a token": 1e6 * outside_s / generated,
+        "daemon, µs a token": 1e6 * daemon_s / generated,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
@@ -205,6 +236,12 @@ def main() -> None:
                     list(urls),
                     lambda url, n=streams, s=shared: prefix_round(url, prompts, s, n),
                 )
+        if "cost" in parts:
+            compare(
+                "8 streams, prompts of 32 tokens",
+                ["pilothouse"],
+                lambda url: cost_round(url, prompts, 8, arguments.tokens),
+            )
         if "arrivals" in parts:
             compare(
                 "4 answers running while 4 prompts of 2,000 tokens arrive",
