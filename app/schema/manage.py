@@ -197,14 +197,45 @@ JobRequest = DownloadRequest | RuntimeRequest
 # --- deployments ---------------------------------------------------------------------------------------
 
 
-class DeploymentSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What should be. The route is in the path."""
+class TensorMetadata(msgspec.Struct, kw_only=True):
+    name: str
+    datatype: str
+    shape: list[int]
 
-    model: str
+
+class PipelineStep(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One call of another route. A value is a tensor under the name that it has within the pipeline."""
+
+    name: str
+    route: str
+    inputs: dict[str, str]
+    """Input of the route → the value that it gets."""
+    outputs: dict[str, str]
+    """Output of the route → the value that it becomes."""
+    items: bool = False
+    """The inputs are items for the declared steps of the route's model, not tensors of the model."""
+
+
+class Pipeline(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A route made of others: values flow from the inputs through the steps to the outputs."""
+
+    steps: list[PipelineStep]
+    outputs: dict[str, str]
+    """Output of the pipeline → the value that it is."""
+    inputs: list[TensorMetadata] = []
+    """Empty: every value that no step makes is one, of the type that its step takes."""
+
+
+class DeploymentSpec(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What should be: a model, or a pipeline of other routes. The route is in the path."""
+
+    model: str = ""
+    pipeline: Pipeline | None = None
     version: int | None = None
     """`None` is the newest one at the time of the request, and is stored as that number."""
     engine: str = "auto"
     device: str = "auto"
+    """``cpu``, ``cuda:1``, or several with commas: replicas are dealt to them in turn."""
     replicas: int = 1
     stopped: bool = False
     settings: dict[str, Any] = {}
@@ -247,10 +278,16 @@ class Replica(msgspec.Struct, kw_only=True):
     error: Problem | None = None
 
 
-class TensorMetadata(msgspec.Struct, kw_only=True):
-    name: str
-    datatype: str
-    shape: list[int]
+class Pending(msgspec.Struct, kw_only=True):
+    """What was declared and does not serve yet: it starts beside what serves, or has failed and left that in place."""
+
+    model: str
+    version: int
+    state: Literal["starting", "failed"]
+    replicas: list[Replica] = []
+    decision: Decision | None = None
+    error: Problem | None = None
+    since: str = ""
 
 
 class Deployment(msgspec.Struct, kw_only=True):
@@ -261,7 +298,10 @@ class Deployment(msgspec.Struct, kw_only=True):
     version: int
     task: str
     spec: DeploymentSpec
+    """As it was declared last; `model` and `version` are what serves."""
     state: DeploymentState
+    pending: Pending | None = None
+    """A change that is under way, or that failed."""
     replicas: list[Replica] = []
     engine: str | None = None
     engine_version: str | None = None
