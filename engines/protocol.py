@@ -415,6 +415,7 @@ class Rejected(msgspec.Struct, tag=True, array_like=True):
     code: str
     message: str
     field: str = ""
+    hint: str = ""
 
 
 ToWorker = Load | Infer | Generate | Embed | Rank | Abort | Tokenize | Unload

@@ -185,7 +185,7 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> N
                 outputs = engine.infer(tensors.unpack(message.inputs, payload), message.outputs)
                 headers, parts = tensors.pack(outputs)
             except EngineError as error:
-                channel.send(Rejected(message.id, error.code, error.message, error.field))
+                channel.send(Rejected(message.id, error.code, error.message, error.field, error.hint))
                 continue
             except Exception as error:  # a defect of an engine must not end the worker
                 traceback.print_exc()
@@ -208,7 +208,7 @@ def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:
             try:
                 _answer(channel, engine, message, payload)
             except EngineError as error:
-                channel.send(Rejected(getattr(message, "id", 0), error.code, error.message, error.field))
+                channel.send(Rejected(getattr(message, "id", 0), error.code, error.message, error.field, error.hint))
             except Exception as error:  # a defect of an engine must not end the worker
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {error}"[:400]

@@ -47,9 +47,9 @@ _REJECTIONS: dict[str, type[PilothouseError]] = {
 }
 
 
-def rejection(code: str, message: str, field: str = "") -> PilothouseError:
+def rejection(code: str, message: str, field: str = "", hint: str = "") -> PilothouseError:
     """The worker's refusal of one request, as the caller's problem."""
-    return _REJECTIONS.get(code, EngineFailed)(message, field=field)
+    return _REJECTIONS.get(code, EngineFailed)(message, hint=hint, field=field)
 
 
 class TokenStream:
@@ -224,7 +224,7 @@ class WorkerClient(asyncio.Protocol):
                 if event.finish_reason:
                     del self._streams[event.id]
         elif isinstance(message, Rejected):
-            self._reject(message.id, rejection(message.code, message.message, message.field))
+            self._reject(message.id, rejection(message.code, message.message, message.field, message.hint))
         elif isinstance(message, Tokens | Embedded):
             asked = self._asked.get(message.id)
             if asked is not None and not asked.done():

@@ -352,4 +352,4 @@ class Embedder:
 
 
 def _rejection(request_id: int, error: EngineError) -> Rejected:
-    return Rejected(request_id, error.code, error.message, error.field)
+    return Rejected(request_id, error.code, error.message, error.field, error.hint)

@@ -64,7 +64,7 @@ class EchoWorker:
                 self.asked.append(message)
                 self._answer(self.engine.tokenize(message))
         except EngineError as error:
-            self._answer(Rejected(message.id, error.code, error.message, error.field))
+            self._answer(Rejected(message.id, error.code, error.message, error.field, error.hint))
 
     def _answer(self, message: Any, payload: bytes = b"") -> None:
         self.client.data_received(protocol.frame(message, len(payload)) + payload)
