@@ -37,6 +37,9 @@ class Settings:
         False, "Fetch images that a request points to with http(s) URLs, from public addresses only."
     )
     request_timeout_s: float = _setting(600.0, "Longest time a request may wait and run.")
+    drain_s: float = _setting(
+        10.0, "Longest time for accepted requests to end when what serves them is replaced or stopped."
+    )
     max_restarts: int = _setting(5, "Times a worker is restarted within ten minutes before its deployment is failed.")
     start_timeout_s: float = _setting(300.0, "Longest time a worker may take to load its model.")
     responses_limit: int = _setting(

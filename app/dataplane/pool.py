@@ -59,6 +59,11 @@ class Pool:
         return sum(replica.sequences for replica in self._replicas)
 
     @property
+    def unanswered(self) -> int:
+        """Requests of any kind, with a replica or without one."""
+        return self._waiting + sum(replica.unanswered for replica in self._replicas)
+
+    @property
     def kv_used(self) -> float:
         return max((replica.load.kv_used for replica in self._replicas), default=0.0)
 

@@ -17,6 +17,7 @@ _CELL_BYTES = {
     "f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "q5_0": 22 / 32,
     "q5_1": 24 / 32, "iq4_nl": 18 / 32,
 }  # fmt: skip
+_NOTHING: Mapping[str, int] = {}
 #: What llama.cpp deployments do where nothing is set (`engines.llamacpp.settings`, which the app may not import).
 SEQUENCES, CONTEXT_TOKENS, LEAST_CONTEXT_TOKENS, KV_SHARE = 8, 4096, 512, 0.5
 
@@ -55,18 +56,69 @@ def _kv_bytes(metadata: Mapping[str, Any], settings: Mapping[str, Any], free_byt
     return int(min(context, trained) * sequence_bytes)
 
 
-def devices(hardware: Hardware) -> list[Device]:
+def devices(hardware: Hardware, returned_bytes: Mapping[str, int] = _NOTHING) -> list[Device]:
+    """``returned_bytes``, by device, is what will be free besides."""
     places = [
         Device(
-            f"cuda:{gpu.index}",
+            name := f"cuda:{gpu.index}",
             f"GPU {gpu.index} ({gpu.name})",
             None
             if gpu.memory_total_bytes is None or gpu.memory_used_bytes is None
-            else gpu.memory_total_bytes - gpu.memory_used_bytes,
+            else gpu.memory_total_bytes - gpu.memory_used_bytes + returned_bytes.get(name, 0),
         )
         for gpu in hardware.gpus
     ]
-    return [*places, Device("cpu", "the CPU", hardware.memory_total_bytes - hardware.memory_used_bytes)]
+    free_bytes = hardware.memory_total_bytes - hardware.memory_used_bytes + returned_bytes.get("cpu", 0)
+    return [*places, Device("cpu", "the CPU", free_bytes)]
+
+
+def fit(chosen: Sequence[selection.Candidate], replicas: int, hardware: Hardware) -> bool:
+    """Whether ``replicas``, dealt to ``chosen`` in turn, find room in what is free now."""
+    free = {place.name: place.free_bytes for place in devices(hardware)}
+    need: dict[str, int] = {}
+    for n in range(replicas):
+        candidate = chosen[n % len(chosen)]
+        need[candidate.device] = need.get(candidate.device, 0) + candidate.memory_bytes
+    return all((room := free.get(device)) is None or size <= room for device, size in need.items())
+
+
+def decide_each(
+    model_format: str,
+    pieces: Sequence[Piece],
+    settings: Mapping[str, Any],
+    installed: Sequence[Installed],
+    hardware: Hardware,
+    *,
+    engine: str,
+    device: str,
+    returned_bytes: Mapping[str, int] = _NOTHING,
+) -> tuple[Decision, list[selection.Candidate]]:
+    """As `decide`, for a ``device`` that may name several with commas: the one decision, and a candidate for each."""
+    names = list(dict.fromkeys(name.strip() for name in device.split(",")))
+    if len(names) > 1 and "auto" in names:
+        raise InvalidInput("auto is one device that is chosen", hint="name each device: cuda:0,cuda:1", field="device")
+    made = [
+        decide(
+            model_format,
+            pieces,
+            settings,
+            installed,
+            hardware,
+            engine=engine,
+            device=name,
+            returned_bytes=returned_bytes,
+        )
+        for name in names
+    ]
+    if len(made) == 1:
+        return made[0][0], [made[0][1]]
+    return (
+        Decision(
+            reason=f"one queue for {len(made)} devices: " + "; ".join(chosen.reason for _, chosen in made),
+            candidates=[candidate for decision, _ in made for candidate in decision.candidates],
+        ),
+        [chosen for _, chosen in made],
+    )
 
 
 def decide(
@@ -78,6 +130,7 @@ def decide(
     *,
     engine: str,
     device: str,
+    returned_bytes: Mapping[str, int] = _NOTHING,
 ) -> tuple[Decision, selection.Candidate]:
     """The decision for a model of ``pieces``, itself the first, and the candidate that was chosen.
 
@@ -87,7 +140,7 @@ def decide(
     if model_format not in selection.ENGINES:
         raise InvalidInput(f"no engine serves the format {model_format!r}", field="model")
     name, title = selection.ENGINES[model_format]
-    places = devices(hardware)
+    places = devices(hardware, returned_bytes)
     if engine not in ("auto", name, *RUNTIMES.get(name, ())):
         raise InvalidInput(
             f"a {model_format} model is served by {name}, not by {engine}",

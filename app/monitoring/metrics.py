@@ -132,13 +132,23 @@ class Metrics:
     def __init__(self) -> None:
         self._routes: dict[str, RouteMetrics] = {}
 
-    def route(self, name: str, *, model: str, version: int, kind: Kind, engine: str) -> RouteMetrics:
-        """The one object for ``name``; another model, version or engine behind it begins to count anew."""
+    def candidate(self, name: str, *, model: str, version: int, kind: Kind, engine: str) -> RouteMetrics:
+        """What will count ``name`` when `adopt` is called: the present one where it is of this model, version and
+        engine, else one that begins anew."""
         current = self._routes.get(name)
         identity = (model, version, kind, engine)
         if current is None or (current.model, current.version, current.kind, current.engine) != identity:
-            current = self._routes[name] = RouteMetrics(name, model, version, kind, engine)
+            current = RouteMetrics(name, model, version, kind, engine)
         return current
+
+    def adopt(self, metrics: RouteMetrics) -> RouteMetrics:
+        """From now on ``metrics`` are those of its route."""
+        self._routes[metrics.name] = metrics
+        return metrics
+
+    def route(self, name: str, *, model: str, version: int, kind: Kind, engine: str) -> RouteMetrics:
+        """The one object for ``name``; another model, version or engine behind it begins to count anew."""
+        return self.adopt(self.candidate(name, model=model, version=version, kind=kind, engine=engine))
 
     def forget(self, name: str) -> None:
         self._routes.pop(name, None)

@@ -182,6 +182,11 @@ class WorkerClient(asyncio.Protocol):
     def sequences(self) -> int:
         return len(self._streams)
 
+    @property
+    def unanswered(self) -> int:
+        """Requests of any kind."""
+        return len(self._batches) + len(self._asked) + len(self._streams)
+
     # --- hearing --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
