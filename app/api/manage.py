@@ -14,17 +14,20 @@ from app.errors import Conflict, InvalidInput
 from app.events import Bus
 from app.jobs.runner import Jobs
 from app.monitoring.sampler import Sampler
+from app.registry import cards
 from app.registry.catalog import Catalog, as_schema
 from app.registry.registry import Registry
 from app.registry.sources import hub
 from app.schema import manage as schema
-from app.schema.manage import Change, Deployment, DeploymentSpec, Job, JobRequest, Model, Snapshot
+from app.schema.manage import Change, Deployment, DeploymentSpec, Job, JobRequest, Model, Snapshot, Version
 from app.settings import KEYS, Settings, environment_name
 from app.workers.probe import Prober
 from app.workers.runtimes import Runtimes
+from engines.card import Card
 
 _spec = msgspec.json.Decoder(DeploymentSpec)
 _job = msgspec.json.Decoder(JobRequest)
+_card = msgspec.json.Decoder(Card)
 _encoder = msgspec.json.Encoder()
 MOST_ITEMS = 1000
 #: A comment line keeps idle connections, and whatever sits between, from being taken for dead.
@@ -37,6 +40,10 @@ def page(items: Sequence[Any], request: Request, default: int = 100) -> Response
     start = request.number("cursor", 0, 1 << 40)
     stop = start + limit
     return json({"items": items[start:stop], "next_cursor": str(stop) if stop < len(items) else None})
+
+
+def _reference(request: Request) -> str:
+    return f"{request.params['model']}@{request.params['version']}"
 
 
 @dataclass
@@ -131,6 +138,28 @@ class Manage:
         offset, limit = request.number("offset", 0, 1 << 31), max(1, request.number("limit", 10, MOST_ITEMS))
         items = self.registry.samples(model.name, version, offset, limit)
         return json({"items": items, "next_cursor": str(offset + limit) if len(items) == limit else None})
+
+    async def get_card(self, request: Request) -> Response:
+        _, version = self.registry.resolve(_reference(request))
+        return json(cards.whole(cards.of(version)))
+
+    async def put_card(self, request: Request) -> Response:
+        return await self._describe(request, card=request.decode(_card), task=request.query.get("task") or None)
+
+    async def put_file(self, request: Request) -> Response:
+        """The body is the file. It waits beside the database until the registry has taken it in."""
+        path = self.registry.incoming(request.params["file"])
+        try:
+            await asyncio.to_thread(path.write_bytes, request.body)
+            return await self._describe(request, files=[(request.params["file"], path)])
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _describe(self, request: Request, **what: Any) -> Response:
+        model, version = self.registry.resolve(_reference(request))
+        described = await self.registry.describe(model.name, version.version, **what)
+        self.reconciler.described(model.name, version.version)
+        return json(described)
 
     async def list_jobs(self, request: Request) -> Response:
         limit = max(1, request.number("limit", 100, MOST_ITEMS))
@@ -265,6 +294,32 @@ class Manage:
                 "Held-out examples that came with it",
                 "models",
                 response=listing,
+            ),
+            route(
+                "GET",
+                "/models/{model}/versions/{version}/card",
+                self.get_card,
+                "What is declared about a version, with every default written out",
+                "models",
+                response=Card,
+            ),
+            route(
+                "PUT",
+                "/models/{model}/versions/{version}/card",
+                self.put_card,
+                "Declare labels, units, and the steps before and after a version",
+                "models",
+                request=Card,
+                response=Version,
+                query={"task": "what the model is for, where the card does not tell"},
+            ),
+            route(
+                "PUT",
+                "/models/{model}/versions/{version}/files/{file}",
+                self.put_file,
+                "Lay a file beside a version: a tokenizer, a table of categories; the body is the file",
+                "models",
+                response=Version,
             ),
             route("GET", "/jobs", self.list_jobs, "Jobs, newest first", "jobs", response=listing),
             route(

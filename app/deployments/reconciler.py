@@ -18,6 +18,7 @@ from app.errors import Conflict, EngineUnavailable, InvalidInput, NotFound, NotR
 from app.events import Bus
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
+from app.registry import cards
 from app.registry.names import check_name, split_reference
 from app.registry.registry import Registry
 from app.schema.manage import Decision, Deployment, DeploymentSpec, Problem, TensorMetadata, Version
@@ -31,6 +32,7 @@ from engines.selection import ENGINES
 log = logging.getLogger(__name__)
 
 MOST_REPLICAS = 64
+DESCRIBED_ANEW = "The model was described anew since it was started; deploy {} again to take that up."
 
 
 def problem_of(error: PilothouseError) -> Problem:
@@ -126,6 +128,7 @@ class Reconciler:
             if before is not None and temporary and not before.temporary:
                 raise Conflict(f"{route} is deployed already", hint="use it as it is, or undeploy it first")
             same = before is not None and before.spec == spec and before.state in ("starting", "ready", "stopped")
+            same = same and not self._described_anew(route)
             if before is not None and same and before.temporary == temporary:
                 return before
             created = before.created if before is not None else timestamp()
@@ -154,6 +157,27 @@ class Reconciler:
             self._metrics.forget(route)
             self._bus.publish("deployment", route, None)
             self._publish()
+
+    def described(self, name: str, version: int) -> None:
+        """``name@version`` was described anew: routes that run it go on as they are, and say so. Declaring one again
+        takes the description up."""
+        for route, deployment in self._deployments.items():
+            if (deployment.model, deployment.version) == (name, version):
+                if deployment.state == "stopped":
+                    fresh = self._declared(route, deployment.spec, deployment.created)
+                    deployment.task, deployment.labels = fresh.task, fresh.labels
+                self._show(route)
+
+    def _described_anew(self, route: str) -> bool:
+        """Whether the card, or a file beside the model, has changed since the workers of ``route`` were started."""
+        serving, deployment = self._serving.get(route), self._deployments[route]
+        if serving is None:
+            return False
+        try:
+            _, version = self._registry.resolve(f"{deployment.model}@{deployment.version}")
+        except NotFound:
+            return False
+        return serving.plan.digest != cards.identity(version)
 
     async def runtime_installed(self) -> None:
         """What failed for want of an engine is tried again."""
@@ -189,9 +213,9 @@ class Reconciler:
     def _declared(self, route: str, spec: DeploymentSpec, created: str) -> Deployment:
         try:
             model, version = self._registry.resolve(f"{spec.model}@{spec.version}")
-            task, precision, metadata = model.task, version.precision, version.metadata
+            task, precision, labels = model.task, version.precision, cards.labels_of(version)
         except NotFound:  # removed behind our back; the start will say so
-            task, precision, metadata = "", None, {}
+            task, precision, labels = "", None, []
         return Deployment(
             route=route,
             model=spec.model,
@@ -200,7 +224,7 @@ class Reconciler:
             spec=spec,
             state="stopped",
             precision=precision,
-            labels=list(metadata.get("labels", [])),
+            labels=labels,
             created=created,
             since=timestamp(),
         )
@@ -266,9 +290,11 @@ class Reconciler:
             threads=int(spec.settings.get("threads", 0)),
             settings=settings,
             files=parts.files(self._registry, spec),
+            card=cards.of(version),
             cache_folder=await self._cache_folder(spec, version),
         )
-        plan = Plan(interpreter, load, self._settings.start_timeout_s, self._settings.max_restarts)
+        digest = cards.identity(version)
+        plan = Plan(interpreter, load, self._settings.start_timeout_s, self._settings.max_restarts, digest)
         return plan, decision
 
     def _pieces(self, spec: DeploymentSpec, version: Version) -> list[placement.Piece]:
@@ -348,7 +374,7 @@ class Reconciler:
         deployment.memory_bytes = serving.memory_bytes if serving else None
         if serving is not None and (ready := serving.ready) is not None:
             deployment.engine_version = ready.engine_version
-            deployment.notes = ready.notes
+            deployment.notes = [*ready.notes, *([DESCRIBED_ANEW.format(route)] if self._described_anew(route) else [])]
             deployment.device_memory_bytes = ready.device_memory_bytes or None
             if ready.signature is not None:
                 deployment.inputs = [

@@ -134,6 +134,7 @@ class Serving:
             created=created,
             timeout_s=self.timeout_s,
             engine=self.ready.engine,
+            digest=self.plan.digest,
             signature=self.ready.signature,
             items=self.ready.items,
             card=self.plan.load.card,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import difflib
 import json
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,13 +20,13 @@ from app.db import Store
 from app.errors import ArtifactCorrupt, Conflict, InvalidInput, ModelNotFound, NotFound
 from app.events import Bus
 from app.paths import DataDir, resource
+from app.registry import cards
 from app.registry.artifacts import Artifacts, digest_of, link_or_copy
 from app.registry.names import check_name, check_path, split_reference
 from app.schema.manage import Model, ModelFile, Sample, Version
+from engines.card import Card
 
 EMBEDDED = "digits"
-#: What a card says that has a place of its own in the tables.
-_COLUMNS = {"name", "task", "licence", "description", "format", "precision", "digest", "size_bytes"}
 #: Columns of a version that hold JSON.
 _JSON = ("files", "certificate", "metadata", "card")
 
@@ -109,6 +110,7 @@ class Registry:
         licence: str = "",
         description: str = "",
         metadata: Mapping[str, Any] | None = None,
+        card: Card | None = None,
         parent: int | None = None,
         expected: Mapping[str, str] | None = None,
     ) -> Version:
@@ -116,11 +118,14 @@ class Registry:
 
         ``files`` are (path relative to the version's folder, finished file): the files are moved in, and only
         once the version is committed. ``expected`` has sha256 digests by relative path. The same files again
-        are the version that has them already.
+        are the version that has them already, with the new ``card`` if there is one.
 
-        Raises `ArtifactCorrupt` for a digest that differs (nothing is registered), `InvalidInput` for a name.
+        Raises `ArtifactCorrupt` for a digest that differs (nothing is registered), `InvalidInput` for a name, or a
+        card that needs a file which is not among them.
         """
         check_name(name)
+        if card is not None:
+            _check_files(card, [path for path, _ in files])
         if not files:
             raise ValueError("a version has at least one file")
         async with self._writing:
@@ -129,8 +134,10 @@ class Registry:
                 for path, file in files
             ]
             model = self._models.get(name)
-            version = next((known for known in model.versions if known.files == entries), None) if model else None
-            if version is None:
+            version = next((known for known in model.versions if _has(known, entries)), None) if model else None
+            if version is not None and model is not None and card is not None:
+                version = await self._describe(model, version, card, {}, model.task)
+            elif version is None:
                 version = Version(
                     version=1 + max((known.version for known in model.versions), default=0) if model else 1,
                     format=format,
@@ -142,6 +149,7 @@ class Registry:
                     created=timestamp(),
                     parent=parent,
                     metadata=dict(metadata or {}),
+                    card=msgspec.to_builtins(card) if card is not None else {},
                 )
                 model = model or Model(name=name, task=task, licence=licence, description=description)
                 await asyncio.to_thread(self._link, name, version)
@@ -151,6 +159,74 @@ class Registry:
         for _, file in files:
             file.unlink(missing_ok=True)
         return version
+
+    def incoming(self, name: str) -> Path:
+        """A place on the registry's own disk for a file ``name`` that `describe` shall take in. Raises `InvalidInput`
+        for a name that none may have."""
+        return self._data.downloads / f"{secrets.token_hex(8)}-{check_path(name)}"
+
+    async def describe(
+        self,
+        name: str,
+        version: int,
+        card: Card | None = None,
+        files: Sequence[tuple[str, Path]] = (),
+        task: str | None = None,
+    ) -> Version:
+        """Declare what a version is; a ``card`` of `None` leaves the one that it has.
+
+        ``files`` are moved in as for `add_version`, and join those beside the model or take their places. The digest
+        stays: no weight changes. The model's task is ``task``, or guessed from the card where none is known.
+
+        Raises `ModelNotFound`, `InvalidInput` for a language model, for a card that needs a file which is not there,
+        or for a file that would replace the model.
+        """
+        async with self._writing:
+            model = self.get(name)
+            entry = self._version_of(model, version)
+            if entry.format == "gguf":
+                raise InvalidInput(
+                    f"{name}@{version} is a GGUF model, which says of itself what it is",
+                    hint="cards are for tensor models",
+                    field="model",
+                )
+            if any(check_path(path) == entry.files[0].path for path, _ in files):
+                raise InvalidInput(
+                    f"{entry.files[0].path} is the model itself", hint="pull another version instead", field="file"
+                )
+            joining = {path: await asyncio.to_thread(self._adopt, path, file, None) for path, file in files}
+            card = cards.check(entry.card) if card is None else card
+            entry = await self._describe(model, entry, card, joining, task)
+        for _, file in files:
+            file.unlink(missing_ok=True)
+        return entry
+
+    async def _describe(
+        self, model: Model, entry: Version, card: Card, joining: Mapping[str, ModelFile], task: str | None
+    ) -> Version:
+        kept = [file for file in entry.files if file.path not in joining]
+        files = [*kept, *joining.values()]
+        _check_files(card, [file.path for file in files])
+        described = msgspec.structs.replace(
+            entry,
+            card=msgspec.to_builtins(card),
+            files=files,
+            size_bytes=sum(file.size_bytes for file in files),
+        )
+        task = task or (cards.task(card) if model.task in ("", "tensor") else "") or model.task
+        if described == entry and task == model.task:
+            return entry
+        for file in entry.files:
+            if file.path in joining and file != joining[file.path]:
+                # Before it is committed: what an interrupted change leaves out is linked anew at the next start.
+                (self._folder(model.name, entry.version) / file.path).unlink(missing_ok=True)
+        await self._store.run(lambda db: _update(db, model.name, task, described))
+        await asyncio.to_thread(self._link, model.name, described)
+        versions = [described if known.version == entry.version else known for known in model.versions]
+        self._models[model.name] = _with_versions(msgspec.structs.replace(model, task=task), versions)
+        self._publish(model.name)
+        await asyncio.to_thread(self._tidy)
+        return described
 
     async def remove(self, name: str, version: int | None = None) -> None:
         """Remove one version, or the model with all of them, and the blobs that nothing else refers to.
@@ -180,12 +256,16 @@ class Registry:
         card = msgspec.json.decode((folder / "card.json").read_bytes())
         digest = await asyncio.to_thread(digest_of, folder / f"{EMBEDDED}.onnx")
         known = self._models.get(EMBEDDED)
-        if known and any(version.digest == digest for version in known.versions):
-            return
+        for version in known.versions if known else ():
+            if version.digest == digest:
+                if not version.card:  # registered before there were cards
+                    await self.describe(EMBEDDED, version.version, cards.split(card, "card.json")[0])
+                return
         await self.embed(EMBEDDED, folder, card)
 
     async def embed(self, name: str, folder: Path, card: Mapping[str, Any]) -> Version:
         """Register ``folder/NAME.onnx`` and its held-out samples, leaving the folder as it is."""
+        card_of, more = cards.split(card, "card.json")
         copies = self._data.downloads / f"embedded-{name}"
         files = [(f"{name}.onnx", copies / f"{name}.onnx"), ("held_out.npz", copies / "held_out.npz")]
         try:
@@ -194,15 +274,16 @@ class Registry:
                 await asyncio.to_thread(shutil.copyfile, folder / path, copy)
             return await self.add_version(
                 name,
-                task=card["task"],
+                task=more.get("task", "") or cards.task(card_of),
                 files=files,
                 format="onnx",
-                precision=card.get("precision", "fp32"),
+                precision=more.get("precision", "fp32"),
                 source=f"embedded:{name}",
-                licence=card.get("licence", ""),
-                description=card.get("description", ""),
+                licence=more.get("licence", ""),
+                description=more.get("description", ""),
+                card=card_of,
                 metadata={
-                    **{key: value for key, value in card.items() if key not in _COLUMNS},
+                    **{key: value for key, value in more.items() if key not in cards.COLUMNS},
                     "samples": "held_out.npz",
                     "requested": name,
                 },
@@ -224,7 +305,7 @@ class Registry:
         arrays = dict(_arrays(self.artifacts.path(file.digest)))
         labels = arrays.pop("labels", None)
         count = min(len(array) for array in arrays.values())
-        names = entry.metadata.get("labels", [])
+        names = cards.labels_of(entry)
         return [
             Sample(
                 inputs={key: array[row].astype(float).ravel().tolist() for key, array in arrays.items()},
@@ -287,10 +368,36 @@ def _version(row: dict[str, Any]) -> Version:
     return msgspec.convert({key: value for key, value in row.items() if key != "model"}, Version)
 
 
-def _insert(db: sqlite_utils.Database, model: Model, version: Version) -> None:
-    row = {key: value for key, value in msgspec.to_builtins(version).items()}
+def _has(version: Version, entries: Sequence[ModelFile]) -> bool:
+    """Whether ``version`` is made of ``entries``; a description may have brought it more."""
+    return version.files[0] == entries[0] and all(entry in version.files for entry in entries)
+
+
+def _check_files(card: Card, paths: Sequence[str]) -> None:
+    for field, path in cards.files(card):
+        if path not in paths:
+            raise InvalidInput(
+                f"{field}: there is no file {path} beside the model",
+                hint=f"send it along (`pilothouse describe … --file {path}`)",
+                field=field,
+            )
+
+
+def _row(version: Version) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(version)
     for key in _JSON:
         row[key] = json.dumps(row[key]) if row[key] is not None else None
+    return row
+
+
+def _update(db: sqlite_utils.Database, name: str, task: str, version: Version) -> None:
+    row = _row(version)
+    db.table("models").update(name, {"task": task})
+    db.table("versions").update((name, version.version), {key: row[key] for key in ("card", "files", "size_bytes")})
+
+
+def _insert(db: sqlite_utils.Database, model: Model, version: Version) -> None:
+    row = _row(version)
     described = {"name": model.name, "task": model.task, "licence": model.licence, "description": model.description}
     db.table("models").insert(described, ignore=True)
     db.table("versions").insert({"model": model.name, **row})

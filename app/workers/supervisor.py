@@ -39,6 +39,8 @@ class Plan:
     load: Load
     timeout_s: float
     max_restarts: int
+    digest: str = ""
+    """Of all that decides what the model answers: see `app.registry.cards.identity`."""
 
 
 class ReplicaKeeper:

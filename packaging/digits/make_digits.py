@@ -35,6 +35,14 @@ DESCRIPTION = (
     "Handwritten digits 0 to 9, 8×8 pixels with values 0 to 16; a fully connected network 64-256-256-10 "
     "trained on four fifths of scikit-learn's bundled digits"
 )
+#: From a picture of dark ink on light paper to what the network was trained on: ink 16, paper 0.
+BEFORE = [
+    {"step": "decode_image", "mode": "L"},
+    {"step": "resize", "size": 8, "filter": "box"},
+    {"step": "normalize", "scale": -LARGEST_PIXEL / 255, "mean": -LARGEST_PIXEL},
+    {"step": "layout", "to": "CHW"},
+]
+AFTER = [{"step": "top_k", "input": "probabilities", "k": 0}]
 DESTINATION = Path(__file__).resolve().parents[2] / "app" / "resources" / "digits"
 
 
@@ -122,6 +130,10 @@ def write(folder: Path) -> dict[str, object]:
         "format": "onnx",
         "precision": "fp32",
         "labels": LABELS,
+        "units": {"image": f"0 (paper) to {LARGEST_PIXEL} (ink)"},
+        "item": "image",
+        "before": BEFORE,
+        "after": AFTER,
         "input_range": [0, LARGEST_PIXEL],
         "accuracy": right / len(held_out_labels),
         "correct": right,
