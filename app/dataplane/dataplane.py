@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from app.dataplane import admission, routing
+from app.dataplane import admission, items, routing
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
 from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, RouteNotFound
@@ -88,9 +88,7 @@ class Dataplane:
         else:
             target, adapter = self.find(name), ""
         if target.pool is None:
-            raise InvalidInput(
-                f"{target.route} is not a language model", hint=f"use /v2/models/{target.route}/infer", field="model"
-            )
+            raise InvalidInput(f"{target.route} is not a language model", hint=items.where(target), field="model")
         return target, adapter
 
     @asynccontextmanager
@@ -160,6 +158,9 @@ class Dataplane:
 
     async def embed(self, name: str, request: Embed | Rank, arrived: float) -> tuple[Embedded, memoryview]:
         """The answer, and FP32 [inputs, `Embedded.dimensions`] (for `Rank` scores, [documents, 1]) as bytes."""
+        tensor = self.table.get(name)
+        if tensor is not None and tensor.batcher is not None:
+            return await items.embed(self.infer, tensor, request, arrived)
         target, _ = self.language(name)
         assert target.pool is not None
         metrics = target.metrics

@@ -109,8 +109,7 @@ def classes(target: Target, outputs: dict[str, Tensor], count: int) -> list[Clas
         names, scores = _texts(outputs[top.label]), _floats(outputs[top.score])
         width = len(names) // count
         return [
-            list(zip(names[row * width : (row + 1) * width], scores[row].tolist(), strict=True))
-            for row in range(count)
+            list(zip(names[row * width : (row + 1) * width], scores[row].tolist(), strict=True)) for row in range(count)
         ]
     found = next((outputs[name] for name in _label_names(target.card) if name in outputs), None)
     if found is not None:

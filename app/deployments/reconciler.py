@@ -9,6 +9,7 @@ import msgspec
 import sqlite_utils
 
 from app.clock import timestamp
+from app.dataplane import items
 from app.dataplane.dataplane import Dataplane
 from app.dataplane.routing import Target
 from app.db import Store
@@ -383,7 +384,8 @@ class Reconciler:
                 deployment.outputs = [
                     TensorMetadata(name=s.name, datatype=s.datatype, shape=s.shape) for s in ready.signature.outputs
                 ]
-                deployment.labels = ready.signature.labels or deployment.labels
+                deployment.labels = deployment.labels or ready.signature.labels
+                deployment.capabilities = items.capabilities(serving.plan.load.card, ready.items)
             if ready.language is not None:
                 deployment.context_tokens = ready.language.context_tokens
                 deployment.sequences = ready.language.sequences

@@ -326,7 +326,8 @@ class Deployment(msgspec.Struct, kw_only=True):
     chat_template: str | None = None
     """Where it is from: ``gguf``, or ``chatml`` that stands in."""
     capabilities: list[str] = []
-    """Of a language model: ``completion``, ``tools``, ``thinking``, ``vision``, ``embedding``, ``rerank``."""
+    """Of a language model: ``completion``, ``tools``, ``thinking``, ``vision``, ``embedding``, ``rerank``. Of a tensor
+    model with declared steps: ``classify``, ``embedding``, ``rerank``."""
     adapters: list[str] = []
     """Names of the LoRA adapters that are loaded."""
     pooling: str | None = None
@@ -394,6 +395,8 @@ class Daemon(msgspec.Struct, kw_only=True):
     data_dir: str
     ollama_url: str | None = None
     """Where Ollama's clients find it by default, if `ollama_port` is set and was free."""
+    grpc_address: str | None = None
+    """``HOST:PORT`` of `/v2` over gRPC, if `grpc_port` is set and it could be had."""
     notes: list[str] = []
     """What the user should know of this start: a port that was taken."""
 

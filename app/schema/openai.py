@@ -115,6 +115,15 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """Keep so many of the first numbers, scaled to length 1 again (for models that were trained for it)."""
 
 
+class ClassifyRequest(msgspec.Struct, kw_only=True):
+    model: str
+    input: Any
+    """A text, or what else the model takes: ``{"image": data URL or base64}``, ``{"audio": base64}``, ``{"row": {…}}``
+    or a list of numbers, ``{"text": …, "text_pair": …}``; or a list of such."""
+    top_k: int | None = None
+    """How many ``scores`` are answered (5)."""
+
+
 class RerankRequest(msgspec.Struct, kw_only=True):
     model: str
     query: str
@@ -285,6 +294,31 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
     usage: InputUsage
 
 
+class ClassScore(msgspec.Struct):
+    label: str
+    score: float
+
+
+class Classification(msgspec.Struct, kw_only=True):
+    index: int
+    label: str
+    """The best class."""
+    probs: list[float]
+    """Of every class, in the model's order; where the model's steps answer with the best only, as in ``scores``."""
+    num_classes: int
+    scores: list[ClassScore]
+    """The best first."""
+
+
+class ClassificationList(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "list"
+    created: int
+    model: str
+    data: list[Classification]
+    usage: InputUsage
+
+
 class Document(msgspec.Struct):
     text: str
 
@@ -318,6 +352,7 @@ class ModelCard(msgspec.Struct, kw_only=True):
     """Tokens of prompt and answer together."""
     max_model_len: int | msgspec.UnsetType = msgspec.UNSET
     capabilities: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """Of a tensor model: ``classify``, ``embedding``, ``rerank``, as its declared steps allow."""
 
 
 class ModelList(msgspec.Struct, kw_only=True):

@@ -5,6 +5,7 @@ from typing import Any
 from app.api.http import Route
 from app.api.images import Images
 from app.api.openai.chat import Chat
+from app.api.openai.classify import Classify
 from app.api.openai.completions import Completions
 from app.api.openai.embeddings import Embeddings
 from app.api.openai.models import Models
@@ -23,6 +24,7 @@ class OpenAI:
         self._completions = Completions(dataplane)
         self._embeddings = Embeddings(dataplane)
         self._rerank = Rerank(dataplane)
+        self._classify = Classify(dataplane)
         self._models = Models(dataplane)
 
     def routes(self) -> list[Route]:
@@ -57,6 +59,14 @@ class OpenAI:
                 "Embed texts",
                 request=schema.EmbeddingRequest,
                 response=schema.EmbeddingList,
+            ),
+            route(
+                "POST",
+                "/v1/classify",
+                self._classify,
+                "Classes of texts, images, sounds or rows",
+                request=schema.ClassifyRequest,
+                response=schema.ClassificationList,
             ),
             *(
                 route(

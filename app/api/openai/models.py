@@ -1,6 +1,7 @@
 """`/v1/models`: routes, and the LoRA adapters that a request may choose with ``ROUTE:ADAPTER``."""
 
 from app.api.http import Request, Response, json
+from app.dataplane import items
 from app.dataplane.dataplane import Dataplane
 from app.dataplane.routing import Target
 from app.schema.openai import ModelCard, ModelList
@@ -34,4 +35,6 @@ def _card(target: Target, adapter: str = "") -> ModelCard:
     if target.language is not None:
         card.context_length = card.max_model_len = target.language.context_tokens
         card.capabilities = target.language.capabilities
+    elif can := items.capabilities(target.card, target.items):
+        card.capabilities = can
     return card
