@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 import app
 from app.api import http
 from app.api.anthropic import Anthropic
+from app.api.auth import Guard
 from app.api.images import Images
 from app.api.kserve import Kserve
 from app.api.manage import Manage
@@ -232,6 +233,42 @@ def _bind_ollama(settings: Settings) -> tuple[socket.socket | None, list[str]]:
         return None, [note]
 
 
+@contextlib.asynccontextmanager
+async def _grpc(settings: Settings, house: House) -> AsyncIterator[tuple[str | None, list[str]]]:
+    """The gRPC server, which ends when the house stops: its address, or a note that says why there is none."""
+    if not settings.grpc_port:
+        yield None, []
+        return
+    try:
+        # Here, because the library takes a tenth of a second to import and is an extra.
+        from app.api.grpc.server import GrpcServer
+        from app.api.grpc.service import Service
+
+        server = GrpcServer(Service(house.dataplane).methods(), Guard(settings), settings.max_body_mb << 20)
+        port = await server.start(settings.host, settings.grpc_port)
+    except (ImportError, BadSetting) as error:
+        note = (
+            f"{error.message}; another program uses the port: choose another grpc_port"
+            if isinstance(error, BadSetting)
+            else f"/v2 is not served over gRPC: {error}; pip install 'pilothouse[grpc]' brings what it needs"
+        )
+        log.warning(note)
+        yield None, [note]
+        return
+
+    async def end() -> None:
+        await house.stopping.wait()
+        await server.stop(SHUTDOWN_S)
+
+    ending = asyncio.create_task(end(), name="end of gRPC")
+    try:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        yield f"{host}:{port}", []
+    finally:
+        house.stopping.set()
+        await ending
+
+
 async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> None:
     house = House(settings, sources, data, Store(data.database))
     server = Server(house.routes, settings)  # raises before anything runs
@@ -242,6 +279,8 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
     ollama, notes = _bind_ollama(settings)
     ollama_url = f"http://{host}:{settings.ollama_port}" if ollama is not None else None
 
+    grpc_address: str | None = None
+
     def announce() -> None:
         info = Daemon(
             version=app.__version__,
@@ -250,6 +289,7 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
             started=timestamp(),
             data_dir=str(data.root),
             ollama_url=ollama_url,
+            grpc_address=grpc_address,
             notes=notes,
         )
         house.bus.publish("daemon", "info", info)
@@ -272,7 +312,9 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
     )
     try:
         await house.open()
-        await _Uvicorn(config, announce, house).serve(sockets=[sock, *([ollama] if ollama is not None else [])])
+        async with _grpc(settings, house) as (grpc_address, more):
+            notes += more
+            await _Uvicorn(config, announce, house).serve(sockets=[sock, *([ollama] if ollama is not None else [])])
     finally:
         try:
             await house.close()

@@ -22,6 +22,7 @@ class Settings:
     ollama_port: int = _setting(
         0, "A second port for the same API, where Ollama's clients look for it (11434); 0 is none."
     )
+    grpc_port: int = _setting(0, "A second port, for /v2 over gRPC (Triton's is 8001); 0 is none.")
     log_level: str = _setting("info", "debug, info, warning or error.")
     api_key: str = _setting(
         "", "Key for inference (Authorization: Bearer, or x-api-key). Empty: none is asked for on loopback."

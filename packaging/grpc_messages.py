@@ -1,4 +1,4 @@
-"""Makes `app/api/grpc/inference_pb2.py` and its stub of `inference.proto`: `python packaging/grpc_messages.py [FOLDER]`.
+"""Makes `app/api/grpc/inference_pb2.py` and its stub of `inference.proto`: `grpc_messages.py [FOLDER]`.
 
 The generated module registers its messages in a descriptor pool of its own instead of the process's: the names are
 those of Triton's, so that in one process with `tritonclient.grpc` they would otherwise clash.

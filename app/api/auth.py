@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+from typing import Protocol
 
 from app.api.http import Request, Scope
 from app.errors import BadSetting, Forbidden, Unauthorized
@@ -21,6 +22,12 @@ def is_loopback(host: str) -> bool:
 
 def _split(setting: str) -> set[str]:
     return {entry.strip().lower() for entry in setting.split(",") if entry.strip()}
+
+
+class Headed(Protocol):
+    """What a key is read from: a request of any protocol."""
+
+    def header(self, name: bytes) -> bytes | None: ...
 
 
 class Guard:
@@ -50,8 +57,7 @@ class Guard:
             self._check_host(host)
         origin = request.header(b"origin")
         headers = self._check_origin(origin.decode("latin-1").lower(), host) if origin else []
-        if scope != "open" and (self._inference_key or self._management_key):
-            self._check_key(request, scope)
+        self.check_key(request, scope)
         return headers
 
     def _check_host(self, host: bytes | None) -> None:
@@ -76,7 +82,10 @@ class Guard:
             )
         return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
 
-    def _check_key(self, request: Request, scope: Scope) -> None:
+    def check_key(self, request: Headed, scope: Scope) -> None:
+        """Only whether the key is right. Raises `Forbidden` or `Unauthorized`."""
+        if scope == "open" or not (self._inference_key or self._management_key):
+            return
         given = request.header(b"x-api-key") or b""
         if not given and (authorization := request.header(b"authorization")):
             kind, _, value = authorization.partition(b" ")

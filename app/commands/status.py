@@ -29,6 +29,8 @@ def report(found: dict[str, Any]) -> str:
         )
         if daemon.get("ollama_url"):
             lines.append(f"Ollama's clients find it on {daemon['ollama_url']}")
+        if daemon.get("grpc_address"):
+            lines.append(f"/v2 over gRPC is on {daemon['grpc_address']}")
         lines += daemon.get("notes", [])
     if hardware := found["hardware"]:
         lines.append(machine(hardware))
