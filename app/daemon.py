@@ -19,7 +19,8 @@ from app.api import http
 from app.api.anthropic import Anthropic
 from app.api.auth import Guard
 from app.api.images import Images
-from app.api.kserve import Kserve
+from app.api.kserve.rest import Kserve
+from app.api.kserve.service import Service
 from app.api.manage import Manage
 from app.api.ollama import Ollama
 from app.api.ollama_models import OllamaModels
@@ -111,6 +112,7 @@ class House:
         ollama_models = OllamaModels(
             self.dataplane, self.registry, self.reconciler, self.on_demand, self.jobs, self.bus, self.stopping
         )
+        self.kserve = Service(self.dataplane, self.reconciler, self.registry, self.bus, data.logs)
         station = Station(self.metrics, self.sampler, self.reconciler, self.jobs, lambda: self.routes)
         kept = ResponseStore(store, settings.responses_limit, settings.responses_mb << 20)
         self.routes: list[http.Route] = [
@@ -120,7 +122,7 @@ class House:
             *TokenTools(self.dataplane).routes(),
             *Ollama(self.dataplane, self.registry, self.on_demand).routes(),
             *ollama_models.routes(),
-            *Kserve(self.dataplane).routes(),
+            *Kserve(self.kserve).routes(),
             *manage.routes(),
             *station.routes(),
         ]
@@ -168,6 +170,7 @@ class House:
             await self.jobs.stop()
             await self.reconciler.stop()
         finally:
+            self.kserve.close()
             self.store.close()
 
 

@@ -8,12 +8,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from app.api.http import Request
-from app.api.kserve import DTYPES, decode, encode
-from app.dataplane.dataplane import Inference
+from app.api.kserve import infer, parameters
+from app.api.kserve.service import Call
+from app.api.kserve.shared_memory import Regions
+from app.api.kserve.tensors import DTYPES
+from app.dataplane.inference import Inference
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput
 from app.schema.kserve import InferRequest, InferRequestedOutput
+
+
+def decode(asked):
+    asked.params = {"model": "m"}
+    message, call = infer.decode(asked, Regions())
+    return message, call.inputs
+
+
+def encode(message, answer):
+    wanted = [parameters.wanted(output.name, output.parameters) for output in message.outputs]
+    return infer.encode(message, Call("m", [], wanted), answer)
 
 
 def request(body, **headers):
@@ -124,7 +138,7 @@ def answer():
 def test_outputs_are_json_unless_binary_was_asked_for():
     body = msgspec.json.decode(encode(InferRequest([], "7"), answer()).body)
     assert body["id"] == "7"
-    assert (body["model_name"], body["model_version"]) == ("m", "3")
+    assert (body["model_name"], body["model_version"]) == ("r", "3")
     assert [output["data"] for output in body["outputs"]] == [[0.25, 0.75], ["a", "bc"]]
 
 
