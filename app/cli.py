@@ -203,6 +203,46 @@ def show(session: Session, model: str) -> None:
 
 @main.command()
 @click.argument("model")
+@click.option(
+    "--card",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file with the card: labels, units, and the steps before and after the model.",
+)
+@click.option(
+    "--file",
+    "files",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="A file that the steps need, such as tokenizer.json; repeatable.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file with the class names: one a line, or JSON.",
+)
+@click.option("--task", help="What the model is for; by default what the card tells.")
+@common
+def describe(
+    session: Session,
+    *,
+    model: str,
+    card: Path | None,
+    files: tuple[Path, ...],
+    labels: Path | None,
+    task: str | None,
+) -> None:
+    """Declare what a tensor model is: its card. MODEL is NAME[@VERSION].
+
+    Without options the card as it is, with every default written out.
+    """
+    from app.commands.describe import describe
+
+    name, version = _name_and_version(model)
+    describe(session, name, version, card=card, files=files, labels=labels, task=task)
+
+
+@main.command()
+@click.argument("model")
 @common
 def rm(session: Session, model: str) -> None:
     """Remove a model, or one version of it. MODEL is NAME[@VERSION]."""
@@ -315,11 +355,15 @@ def _deployed(session: Session, deployment: dict[str, Any]) -> str:
 
 def _path(deployment: dict[str, Any]) -> str:
     """Where to ask it."""
-    if not deployment.get("context_tokens"):
-        return f"/v2/models/{deployment['route']}/infer"
-    paths = {"completion": "/v1/chat/completions", "embedding": "/v1/embeddings", "rerank": "/v1/rerank"}
+    paths = {
+        "completion": "/v1/chat/completions",
+        "embedding": "/v1/embeddings",
+        "rerank": "/v1/rerank",
+        "classify": "/v1/classify",
+    }
+    other = "/v1/chat/completions" if deployment.get("context_tokens") else f"/v2/models/{deployment['route']}/infer"
     capabilities = deployment.get("capabilities", ())
-    return next((path for word, path in paths.items() if word in capabilities), "/v1/chat/completions")
+    return next((path for word, path in paths.items() if word in capabilities), other)
 
 
 @main.command()

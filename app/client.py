@@ -90,8 +90,12 @@ class Client:
     def post(self, path: str, body: Any) -> dict[str, Any]:
         return self._call("POST", path, body=body)
 
-    def put(self, path: str, body: Any) -> dict[str, Any]:
-        return self._call("PUT", path, body=body)
+    def put(self, path: str, body: Any, **query: Any) -> dict[str, Any]:
+        return self._call("PUT", path, query=query, body=body)
+
+    def put_file(self, path: str, content: bytes) -> dict[str, Any]:
+        """``content`` as it is."""
+        return self._call("PUT", path, content=content)
 
     def delete(self, path: str, **query: Any) -> dict[str, Any]:
         return self._call("DELETE", path, query=query)
@@ -110,11 +114,20 @@ class Client:
         """One Open Inference Protocol v2 request."""
         return self.post(f"/v2/models/{escape(route)}/infer", request)
 
-    def _call(self, method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> dict[str, Any]:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, Any] | None = None,
+        body: Any = None,
+        content: bytes | None = None,
+    ) -> dict[str, Any]:
         import httpx2
 
-        content = None if body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"content-type": "application/json"}
+        headers = {} if content is None else {"content-type": "application/octet-stream"}
+        if body is not None:
+            content, headers = json.dumps(body).encode(), {"content-type": "application/json"}
         params = {key: value for key, value in (query or {}).items() if value is not None}
         try:
             answer = self._http.request(method, path, params=params, content=content, headers=headers)

@@ -19,7 +19,7 @@ from app.jobs.runner import Context
 from app.jobs.threads import in_thread
 from app.jobs.transfer import Client, Policy, require_disk
 from app.paths import DataDir
-from app.registry import formats, sources
+from app.registry import cards, formats, sources
 from app.registry.artifacts import as_digest, digest_of, flush
 from app.registry.catalog import Catalog
 from app.registry.registry import Registry
@@ -168,6 +168,7 @@ class Download:
                 licence=plan.licence,
                 description=plan.description,
                 metadata=metadata,
+                card=cards.check(plan.card) if plan.card is not None else None,
                 expected=expected,
             )
         except ArtifactCorrupt:

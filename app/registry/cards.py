@@ -30,7 +30,7 @@ from engines.card import (
 COLUMNS = frozenset({"task", "licence", "description", "precision"})
 #: What it may say that the file itself knows better.
 TOLD_BY_FILE = frozenset({"name", "format", "digest", "size_bytes"})
-_FIELDS = frozenset(Card.__struct_fields__)
+FIELDS = frozenset(Card.__struct_fields__)
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 
 
@@ -83,10 +83,10 @@ def split(document: Any, where: str) -> tuple[Card, dict[str, Any]]:
     """A ``card.json`` apart: the card, and what else it says about the model. Raises `InvalidInput`."""
     if not isinstance(document, dict):
         raise InvalidInput(f"{where}: expected an object", field=where)
-    said = {key: value for key, value in document.items() if key in _FIELDS}
-    more = {key: value for key, value in document.items() if key not in _FIELDS and key not in TOLD_BY_FILE}
+    said = {key: value for key, value in document.items() if key in FIELDS}
+    more = {key: value for key, value in document.items() if key not in FIELDS and key not in TOLD_BY_FILE}
     for key in more.keys() - COLUMNS:
-        if near := difflib.get_close_matches(key, _FIELDS, n=1, cutoff=0.75):
+        if near := difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.75):
             raise InvalidInput(f"{where}: {key} is unknown", hint=f"did you mean {near[0]}?", field=where)
     for key in more.keys() & COLUMNS:
         if not isinstance(more[key], str):

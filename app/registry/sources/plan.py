@@ -69,3 +69,5 @@ class Plan(msgspec.Struct, frozen=True):
     description: str = ""
     labels: Labels | None = None
     metadata: dict[str, Any] = {}
+    card: dict[str, Any] | None = None
+    """What lay beside the model about it: see `engines.card`."""
