@@ -245,9 +245,9 @@ async def _grpc(settings: Settings, house: House) -> AsyncIterator[tuple[str | N
     try:
         # Here, because the library takes a tenth of a second to import and is an extra.
         from app.api.grpc.server import GrpcServer
-        from app.api.grpc.service import Service
+        from app.api.grpc.service import InferenceService
 
-        server = GrpcServer(Service(house.dataplane).methods(), Guard(settings), settings.max_body_mb << 20)
+        server = GrpcServer(InferenceService(house.kserve).methods(), Guard(settings), settings.max_body_mb << 20)
         port = await server.start(settings.host, settings.grpc_port)
     except (ImportError, BadSetting) as error:
         note = (

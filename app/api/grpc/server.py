@@ -23,7 +23,7 @@ _REQUEST_ID = "x-request-id"
 _TOO_LONG = 128
 
 
-class Call:
+class Rpc:
     """One call as a handler sees it."""
 
     __slots__ = ("_context", "id")
@@ -50,19 +50,17 @@ class Call:
         return left
 
 
-Answer = Callable[[Any, Call], Awaitable[Any]]
+Answer = Callable[[Any, Rpc], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One operation. A ``scope`` that is a function chooses by the request: to read settings, or to change them.
-
-    ``failed`` is given for streams: the message that tells of an error of one request, after which the stream goes on.
-    """
+    """One operation. ``failed`` is given for a stream: it makes the message that tells of an error of one request,
+    after which the stream goes on."""
 
     name: str
     answer: Answer
-    scope: Scope | Callable[[Any], Scope] = "inference"
+    scope: Scope
     failed: Callable[[Any, str], Any] | None = None
 
 
@@ -116,17 +114,17 @@ class GrpcServer:
     def _new_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers)}"
 
-    def _enter(self, method: Method, request: Any, context: grpc.aio.ServicerContext) -> Call:
+    def _enter(self, method: Method, context: grpc.aio.ServicerContext) -> Rpc:
         """Raises `Unauthorized` or `Forbidden`."""
-        call = Call(context, self._new_id)
-        context.set_trailing_metadata(((_REQUEST_ID, call.id),))
-        self._guard.check_key(call, method.scope if isinstance(method.scope, str) else method.scope(request))
-        return call
+        rpc = Rpc(context, self._new_id)
+        context.set_trailing_metadata(((_REQUEST_ID, rpc.id),))
+        self._guard.check_key(rpc, method.scope)
+        return rpc
 
     def _unary(self, method: Method) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
-                return await method.answer(request, self._enter(method, request, context))
+                return await method.answer(request, self._enter(method, context))
             except Exception as error:
                 await self._abort(context, error, method.name)
 
@@ -142,30 +140,30 @@ class GrpcServer:
     ) -> Callable[[AsyncIterator[Any], grpc.aio.ServicerContext], Awaitable[None]]:
         """Requests run side by side; their answers leave in the order in which they came."""
 
-        async def one(request: Any, call: Call) -> Any:
+        async def one(request: Any, rpc: Rpc) -> Any:
             try:
-                return await method.answer(request, call)
+                return await method.answer(request, rpc)
             except Exception as error:
                 return failed(request, status.text(status.known(error, method.name)))
 
         async def read(
-            requests: AsyncIterator[Any], call: Call, group: asyncio.TaskGroup, answers: asyncio.Queue[Any]
+            requests: AsyncIterator[Any], rpc: Rpc, group: asyncio.TaskGroup, answers: asyncio.Queue[Any]
         ) -> None:
             try:
                 async for request in requests:
-                    await answers.put(group.create_task(one(request, call)))
+                    await answers.put(group.create_task(one(request, rpc)))
             finally:
                 await answers.put(None)
 
         async def serve(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
             try:
-                call = self._enter(method, None, context)
+                rpc = self._enter(method, context)
             except Exception as error:
                 await self._abort(context, error, method.name)
                 return
             answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(STREAM_IN_FLIGHT)
             async with asyncio.TaskGroup() as group:
-                reader = group.create_task(read(requests, call, group, answers))
+                reader = group.create_task(read(requests, rpc, group, answers))
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
                 while (answer := await answers.get()) is not None:

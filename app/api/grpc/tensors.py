@@ -1,10 +1,15 @@
 """Messages of an inference to tensors and back: bytes as they came wherever they are raw."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from app.api.grpc.inference_pb2 import ModelInferRequest
+from app.api.grpc import inference_pb2 as pb
+from app.api.kserve import parameters as parameters_of
+from app.api.kserve.parameters import Place
+from app.api.kserve.service import Call
+from app.dataplane.inference import Inference
 from app.dataplane.tensors import Tensor, pack_strings
 from app.errors import InvalidInput
 
@@ -56,14 +61,14 @@ def typed(tensor: Any) -> bytes:
         raise InvalidInput(f"input {tensor.name} has values beyond {tensor.datatype}", field=where) from None
 
 
-def inputs(request: ModelInferRequest, elsewhere: dict[str, memoryview | bytes]) -> list[Tensor]:
-    """The inputs of a request; those in ``elsewhere`` have their bytes there. Raises `InvalidInput`."""
+def inputs(request: pb.ModelInferRequest, read: Callable[[Place], bytes]) -> list[Tensor]:
+    """The inputs of a request; ``read`` gives those that lie in shared memory. Raises `InvalidInput`."""
     raw = request.raw_input_contents
     tensors, position = [], 0
     for tensor in request.inputs:
-        data: bytes | memoryview
-        if tensor.name in elsewhere:
-            data = elsewhere[tensor.name]
+        place = parameters_of.place(parameters(tensor.parameters), f"inputs.{tensor.name}.")
+        if place is not None:
+            data = read(place)
         elif not raw:
             data = typed(tensor)
         elif tensor.HasField("contents"):
@@ -84,3 +89,20 @@ def inputs(request: ModelInferRequest, elsewhere: dict[str, memoryview | bytes])
             field="raw_input_contents",
         )
     return tensors
+
+
+def response(call: Call, answer: Inference) -> pb.ModelInferResponse:
+    """Raw outputs. Clients count on one entry each, so one that was written to shared memory has an empty one."""
+    message = pb.ModelInferResponse(
+        model_name=answer.target.route, model_version=str(answer.target.version), id=call.id
+    )
+    places = {output.name: output.place for output in call.wanted if output.place is not None}
+    for tensor in answer.outputs:
+        entry = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if place := places.get(tensor.name):
+            entry.parameters["shared_memory_region"].string_param = place.region
+            entry.parameters["shared_memory_byte_size"].int64_param = place.size_bytes
+            if place.offset:
+                entry.parameters["shared_memory_offset"].int64_param = place.offset
+        message.raw_output_contents.append(bytes(tensor.data))
+    return message
