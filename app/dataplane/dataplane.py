@@ -8,9 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 from app.dataplane import admission, items, routing
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
-from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, RouteNotFound
+from app.dataplane.tensors import Tensor
+from app.errors import DeadlineExceeded, InvalidInput, PilothouseError, RouteNotFound
+from app.monitoring.metrics import reason_of
 from app.workers.client import TokenStream
-from engines.protocol import Embed, Embedded, Generate, Rank, TokenEvent, Tokenize, Tokens
+from engines.protocol import Embed, Embedded, Generate, Rank, Signature, TokenEvent, Tokenize, Tokens
 
 
 def prefix(request: Generate) -> int:
@@ -20,13 +22,18 @@ def prefix(request: Generate) -> int:
     return hash((request.adapter, (request.prompt or str(request.prompt_tokens))[:256]))
 
 
-def _reason(error: BaseException) -> str:
-    """Triton's words for why a request failed."""
-    if isinstance(error, QueueFull):
-        return "REJECTED"
-    if isinstance(error, (DeadlineExceeded, NotReady)):
-        return "REJECTED" if isinstance(error, NotReady) else "CANCELED"
-    return "BACKEND" if isinstance(error, PilothouseError) and error.status >= 500 else "OTHER"
+def _signature(target: Target, ask: Ask) -> Signature:
+    """What ``ask`` must match. Raises `InvalidInput` where its kind is not served here."""
+    if target.pool is not None:
+        raise InvalidInput(f"{target.route} is a language model", hint="use /v1/chat/completions", field="model")
+    signature = target.items if ask.items else target.signature
+    if signature is None:
+        raise InvalidInput(
+            f"{target.route} has no declared steps, it takes tensors only",
+            hint=f"use /v2/models/{target.route}/infer, or declare its steps with `pilothouse describe`",
+            field="model",
+        )
+    return signature
 
 
 class Dataplane:
@@ -43,35 +50,48 @@ class Dataplane:
 
     async def infer(self, route: str, ask: Ask) -> Inference:
         """Raises `PilothouseError`."""
-        target = self.find(route)
-        signature = target.items if ask.items else target.signature
-        if target.batcher is None:
-            raise InvalidInput(f"{route} is a language model", hint="use /v1/chat/completions", field="model")
-        if signature is None:
-            raise InvalidInput(
-                f"{route} has no declared steps, it takes tensors only",
-                hint=f"use /v2/models/{route}/infer, or declare its steps with `pilothouse describe`",
-                field="model",
-            )
+        while True:
+            target = self.find(route)
+            signature = _signature(target, ask)
+            try:
+                inputs = admission.order_inputs(signature, ask.inputs)
+                if ask.outputs:
+                    admission.check_outputs(signature, ask.outputs)
+                return await self._infer(target, ask, inputs)
+            except BaseException as error:
+                if isinstance(error, NotReady) and self._replaced(target):
+                    continue  # it came in the instant of a change, and nothing has begun
+                target.metrics.failed(reason_of(error))
+                raise
+
+    async def _infer(self, target: Target, ask: Ask, inputs: list[Tensor]) -> Inference:
         metrics = target.metrics
-        try:
-            inputs = admission.order_inputs(signature, ask.inputs)
-            if ask.outputs:
-                admission.check_outputs(signature, ask.outputs)
-            waiting = target.batcher.submit(inputs, ask.outputs, ask.timeout_s or target.timeout_s)
-            answer = await waiting.result
-        except BaseException as error:
-            metrics.failed(_reason(error) if isinstance(error, Exception) else "CANCELED")
-            raise
+        if target.ensemble is not None:
+            answer = await target.ensemble.run(self.infer, target, ask, inputs, ask.timeout_s or target.timeout_s)
+            answer.total_s = time.perf_counter() - ask.arrived
+            metrics.answered(answer.total_s, answer.queue_s, answer.compute_s, answer.batch_rows)
+            return answer
+        assert target.batcher is not None
+        waiting = target.batcher.submit(inputs, ask.outputs, ask.timeout_s or target.timeout_s)
+        outputs = await waiting.result
         total_s = time.perf_counter() - ask.arrived
         metrics.answered(total_s, waiting.queue_s, waiting.compute_s, waiting.rows)
         return Inference(
             target,
-            answer,
+            outputs,
             queue_s=waiting.queue_s,
             compute_s=waiting.compute_s,
             total_s=total_s,
             batch_rows=waiting.batch_rows,
+        )
+
+    def _replaced(self, target: Target) -> bool:
+        """Whether something else serves its route by now."""
+        now = self.table.get(target.route)
+        return now is not None and not now.why_not and (now.batcher, now.pool, now.ensemble) != (
+            target.batcher,
+            target.pool,
+            target.ensemble,
         )
 
     def language(self, name: str) -> tuple[Target, str]:
@@ -142,7 +162,7 @@ class Dataplane:
             raise DeadlineExceeded(f"no token came within {target.timeout_s:g} s", hint="retry later") from None
         except PilothouseError as error:
             ended = True
-            metrics.failed(_reason(error))
+            metrics.failed(reason_of(error))
             raise
         finally:
             if not ended:
@@ -172,7 +192,7 @@ class Dataplane:
             metrics.failed("BACKEND")
             raise DeadlineExceeded(f"no answer came within {target.timeout_s:g} s", hint="retry later") from None
         except BaseException as error:
-            metrics.failed(_reason(error) if isinstance(error, Exception) else "CANCELED")
+            metrics.failed(reason_of(error))
             raise
         metrics.prompt(sum(answer[0].tokens), 0)
         metrics.finished(time.perf_counter() - arrived)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from app.errors import DeadlineExceeded, NotReady, PilothouseError, QueueFull
 from app.monitoring.sketch import Sketch
 from engines.protocol import SchedulerLoad
 
@@ -13,17 +14,26 @@ REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 FINISH_REASONS = ("stop", "length")
 
 
+def reason_of(error: BaseException) -> str:
+    """Which of `REASONS` it is."""
+    if isinstance(error, (QueueFull, NotReady)):
+        return "REJECTED"
+    if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+        return "CANCELED"
+    return "BACKEND" if isinstance(error, PilothouseError) and error.status >= 500 else "OTHER"
+
+
 class RouteMetrics:
     """Counters since the deployment started, and gauges. Seconds everywhere; a call costs about a microsecond."""
 
     __slots__ = (
-        "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_hits", "cache_misses",
-        "cache_saved_s", "cached_tokens", "compute_s", "confidence_count", "confidence_sum", "decode_s",
-        "drafted", "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight",
-        "input_s", "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us",
-        "learned_rows", "model", "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens",
-        "queue_depth", "queue_s", "running", "step_s", "steps", "succeeded", "time_to_first_token", "version",
-        "waiting",
+        "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_errors", "cache_evictions",
+        "cache_hit_s", "cache_hits", "cache_items", "cache_miss_s", "cache_misses", "cache_saved_s", "cached_tokens",
+        "caches", "compute_s", "confidence_count", "confidence_sum", "decode_s", "drafted", "duration_s", "engine",
+        "failures", "finish_reasons", "generated_tokens", "in_flight", "input_s", "inter_token", "kind", "kv_used",
+        "last_inference_ms", "latency", "learned_delay_us", "learned_rows", "model", "name", "output_s", "preempted",
+        "prefix_cache_bytes", "prompt_tokens", "queue_depth", "queue_s", "running", "step_s", "steps", "succeeded",
+        "time_to_first_token", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
@@ -39,6 +49,10 @@ class RouteMetrics:
         self.cache_hits = self.cache_misses = 0
         self.cache_saved_s = 0.0
         """What the answers that were found would have taken to compute."""
+        self.cache_hit_s = self.cache_miss_s = 0.0
+        """Looking up what was found; looking up what was not, and keeping it."""
+        self.cache_evictions = self.cache_errors = 0
+        """Answers that had to go; times that a store elsewhere did not answer."""
         self.latency = Sketch()
         self.batches = self.batch_rows = 0
         self.confidence_sum, self.confidence_count = 0.0, 0
@@ -54,7 +68,9 @@ class RouteMetrics:
         self.running = self.waiting = 0
         self.kv_used = 0.0
         self.prefix_cache_bytes = 0
-        self.cache_bytes = 0
+        self.caches = False
+        """Whether there is a response cache; what of it is in memory here."""
+        self.cache_bytes = self.cache_items = 0
         self.learned_rows, self.learned_delay_us = 0, 0
         """What the batcher aims at now."""
 
