@@ -193,7 +193,8 @@ class Manage:
         return json(await self.reconciler.put(request.params["route"], request.decode(_spec)))
 
     async def delete_deployment(self, request: Request) -> Response:
-        await self.reconciler.delete(request.params["route"])
+        force = request.query.get("force", "").lower() in ("1", "true", "yes")
+        await self.reconciler.delete(request.params["route"], force=force)
         return json({})
 
     # --- events ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from app.dataplane import admission, items, routing
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor
-from app.errors import DeadlineExceeded, InvalidInput, PilothouseError, RouteNotFound
+from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, RouteNotFound
 from app.monitoring.metrics import reason_of
 from app.workers.client import TokenStream
 from engines.protocol import Embed, Embedded, Generate, Rank, Signature, TokenEvent, Tokenize, Tokens
@@ -88,11 +88,9 @@ class Dataplane:
     def _replaced(self, target: Target) -> bool:
         """Whether something else serves its route by now."""
         now = self.table.get(target.route)
-        return now is not None and not now.why_not and (now.batcher, now.pool, now.ensemble) != (
-            target.batcher,
-            target.pool,
-            target.ensemble,
-        )
+        if now is None or now.why_not:
+            return False
+        return (now.batcher, now.pool, now.ensemble) != (target.batcher, target.pool, target.ensemble)
 
     def language(self, name: str) -> tuple[Target, str]:
         """The language model that ``name`` means, and the LoRA adapter (empty: none). ``name`` is a route,
@@ -183,6 +181,8 @@ class Dataplane:
             return await items.embed(self.infer, tensor, request, arrived)
         target, _ = self.language(name)
         assert target.pool is not None
+        if isinstance(request, Rank) and target.language is not None and target.language.capabilities == ["embedding"]:
+            return await items.by_cosine(lambda texts: self.embed(name, texts, arrived), request)
         metrics = target.metrics
         try:
             replica = await target.pool.take(0, target.timeout_s)

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.dataplane.batcher import Batcher
 from app.dataplane.pool import Pool
+from app.dataplane.response_cache import ResponseCache
 from app.errors import NotReady, RouteNotFound
 from app.monitoring.metrics import RouteMetrics
 from engines.card import Card
 from engines.protocol import LanguageModel, Signature
+
+if TYPE_CHECKING:
+    from app.dataplane.ensemble import Ensemble
 
 NO_CARD = Card()
 IDLE = RouteMetrics("", "", 0, "tensor", "")
@@ -16,8 +21,8 @@ IDLE = RouteMetrics("", "", 0, "tensor", "")
 
 @dataclass(frozen=True)
 class Target:
-    """One route as the hot path sees it. ``batcher`` serves a tensor model, ``pool`` a language model; a route
-    that cannot serve has neither and says ``why_not``."""
+    """One route as the hot path sees it. ``batcher`` serves a tensor model, ``pool`` a language model, ``ensemble`` is
+    a pipeline of other routes; a route that cannot serve has none of them and says ``why_not``."""
 
     route: str
     model: str
@@ -37,6 +42,9 @@ class Target:
     language: LanguageModel | None = None
     batcher: Batcher | None = None
     pool: Pool | None = None
+    ensemble: "Ensemble | None" = None
+    cache: ResponseCache | None = None
+    """`None`: no answer is kept."""
     max_batch_size: int = 1
     why_not: str = ""
 
@@ -51,6 +59,6 @@ def find(table: Table, route: str) -> Target:
     except KeyError:
         there = ", ".join(sorted(table)) or "nothing"
         raise RouteNotFound(f"there is no route {route!r}", hint=f"deployed: {there}", field="model") from None
-    if target.batcher is None and target.pool is None:
+    if target.batcher is None and target.pool is None and target.ensemble is None:
         raise NotReady(f"{route} is {target.why_not}", hint="retry later, or look at `pilothouse status`")
     return target

@@ -215,3 +215,17 @@ def check(settings: Mapping[str, Any], engine: str) -> dict[str, Any]:
             field="settings.cache_type_v",
         )
     return checked
+
+
+def check_replicas(settings: Mapping[str, Any], replicas: int, most: int) -> tuple[dict[str, Any], int]:
+    """``settings`` without ``instances``, which other servers have for replicas, and how many there are. Raises
+    `InvalidInput`."""
+    rest = dict(settings)
+    field, value = "replicas", replicas
+    if "instances" in rest:
+        field, value = "settings.instances", rest.pop("instances")
+        if replicas not in (1, value):
+            raise InvalidInput("instances and replicas are the same", hint="give one of them", field=field)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InvalidInput(f"{field} must be from 1 to {most}, not {value!r}", field=field)
+    return rest, value

@@ -1,7 +1,15 @@
-"""The only writer of deployments: stores what should be, and starts and stops workers until it is so."""
+"""The only writer of deployments: stores what should be, and starts and stops workers until it is so.
+
+A change of a route that serves starts beside it: the new generation takes over when it is ready, and the one before
+ends when it has answered what it holds. So no request sees the change.
+"""
 
 import asyncio
+import contextlib
+import graphlib
 import logging
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -9,11 +17,13 @@ import msgspec
 import sqlite_utils
 
 from app.clock import timestamp
-from app.dataplane import items
 from app.dataplane.dataplane import Dataplane
-from app.dataplane.routing import Target
+from app.dataplane.routing import Table, Target
 from app.db import Store
-from app.deployments import lifecycle, options, parts, placement
+from app.deployments import lifecycle, options, parts, pipelines
+from app.deployments.generation import Generation, Line, problem_of
+from app.deployments.pipeline_serving import ENGINE, PipelineServing
+from app.deployments.planner import Planner
 from app.deployments.serving import Serving
 from app.errors import Conflict, EngineUnavailable, InvalidInput, NotFound, NotReady, PilothouseError
 from app.events import Bus
@@ -22,22 +32,17 @@ from app.monitoring.sampler import Sampler
 from app.registry import cards
 from app.registry.names import check_name, split_reference
 from app.registry.registry import Registry
-from app.schema.manage import Decision, Deployment, DeploymentSpec, Problem, TensorMetadata, Version
+from app.schema.manage import Decision, Deployment, DeploymentSpec
 from app.settings import Settings
 from app.workers.probe import Prober
-from app.workers.runtimes import Interpreter, Runtimes
-from app.workers.supervisor import Plan
-from engines.protocol import Load
+from app.workers.runtimes import Runtimes
 from engines.selection import ENGINES
 
 log = logging.getLogger(__name__)
 
 MOST_REPLICAS = 64
 DESCRIBED_ANEW = "The model was described anew since it was started; deploy {} again to take that up."
-
-
-def problem_of(error: PilothouseError) -> Problem:
-    return Problem(code=error.code, message=error.message, hint=error.hint, details=error.details)
+_SETTLED = ("ready", "failed", "stopped", "idle")
 
 
 class Reconciler:
@@ -56,44 +61,74 @@ class Reconciler:
         dataplane: Dataplane,
         settings: Settings,
     ):
-        self._store, self._bus, self._registry = store, bus, registry
-        self._runtimes, self._prober, self._sampler = runtimes, prober, sampler
+        self._store, self._bus, self._registry, self._prober = store, bus, registry, prober
         self._metrics, self._dataplane, self._settings = metrics, dataplane, settings
-        self._deployments: dict[str, Deployment] = {}
-        self._serving: dict[str, Serving] = {}
+        self._planner = Planner(registry, runtimes, prober, sampler, settings)
+        self._lines: dict[str, Line] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._pipelining = asyncio.Lock()
 
     # --- reading --------------------------------------------------------------------------------------
 
     def deployments(self) -> list[Deployment]:
-        return [self._deployments[route] for route in sorted(self._deployments)]
+        return [self._lines[route].current.deployment for route in sorted(self._lines)]
 
     def get(self, route: str) -> Deployment:
         """Raises `NotFound`."""
+        return self._line(route).current.deployment
+
+    def _line(self, route: str) -> Line:
         try:
-            return self._deployments[route]
+            return self._lines[route]
         except KeyError:
-            there = ", ".join(sorted(self._deployments)) or "nothing"
+            there = ", ".join(sorted(self._lines)) or "nothing"
             raise NotFound(
                 f"there is no deployment {route!r}", hint=f"deployed: {there}", code="deployment_not_found"
             ) from None
 
+    def _generations(self) -> Iterator[Generation]:
+        for line in self._lines.values():
+            yield from line.generations
+
     def memory_bytes(self, route: str) -> int | None:
-        serving = self._serving.get(route)
+        serving = self._lines[route].current.serving if route in self._lines else None
         return serving.memory_bytes if serving else None
 
     def uses_runtime(self, runtime: str) -> bool:
-        return any(serving.plan.interpreter.runtime == runtime for serving in self._serving.values())
+        return any(
+            isinstance(generation.serving, Serving) and generation.serving.plan.interpreter.runtime == runtime
+            for generation in self._generations()
+        )
 
     def uses_model(self, name: str, version: int | None = None) -> str | None:
-        """A route that is declared on this model, or on it as an adapter, projector or draft; or `None`."""
-        for deployment in self._deployments.values():
-            for reference in (f"{deployment.model}@{deployment.version}", *parts.references(deployment.spec)):
+        """A route that is declared on this model, or on it as an adapter, projector or draft, or still has workers of
+        it; or `None`."""
+        for generation in self._generations():
+            spec = generation.spec
+            if spec.pipeline is not None:
+                continue
+            for reference in (f"{spec.model}@{spec.version}", *parts.references(spec)):
                 used, number = split_reference(reference)
                 if used == name and version in (None, number):
-                    return deployment.route
+                    return generation.deployment.route
         return None
+
+    def used_by(self, route: str) -> list[str]:
+        """The routes whose pipelines call ``route``."""
+        return sorted(name for name, called in self._uses().items() if route in called)
+
+    def _uses(self) -> dict[str, frozenset[str]]:
+        """The routes that each route calls, as it is and as it will be."""
+        return {route: frozenset[str]().union(*map(_called, line.generations)) for route, line in self._lines.items()}
+
+    async def settled(self, route: str) -> Deployment:
+        """Its deployment, once it neither starts, drains nor changes. Raises `NotFound` where it is gone."""
+        async with contextlib.aclosing(self._bus.watch("deployment", route)) as states:
+            async for state in states:
+                changes = state is not None and state.pending is not None and state.pending.state == "starting"
+                if state is None or (state.state in _SETTLED and not changes):
+                    break
+        return self.get(route)
 
     # --- changing -------------------------------------------------------------------------------------
 
@@ -101,60 +136,85 @@ class Reconciler:
         """Bring back what was declared when the daemon last ran."""
         rows = await self._store.run(lambda db: list(db["deployments"].rows))
         for row in rows:
-            spec = msgspec.json.decode(row["spec"], type=DeploymentSpec)
+            route, spec = row["route"], msgspec.json.decode(row["spec"], type=DeploymentSpec)
             decision = msgspec.json.decode(row["decision"], type=Decision) if row["decision"] else None
-            deployment = self._declared(row["route"], spec, row["created"])
-            deployment.decision = decision
-            self._deployments[row["route"]] = deployment
-            self._show(row["route"])
-            if not spec.stopped:
-                self._begin(row["route"])
+            generation = Generation(self._declared(route, spec, row["created"]))
+            generation.deployment.decision = decision
+            self._lines[route] = Line(generation)
+        for route, line in list(self._lines.items()):
+            self._show(route)
+            if not line.current.spec.stopped:
+                self._begin(route, line.current)
 
     async def put(self, route: str, spec: DeploymentSpec, *, temporary: bool = False) -> Deployment:
-        """Declare ``route``; answers when that is stored, while the workers still start. The same declaration again
-        changes nothing, but tries again what had failed. A ``temporary`` one is not stored: it ends with the daemon,
-        or becomes a lasting one when it is declared again without. Raises `PilothouseError` for a spec that cannot
-        be, `Conflict` for a temporary one where there is a lasting one."""
-        check_name(route)
-        model, version = self._registry.resolve(spec.model if spec.version is None else f"{spec.model}@{spec.version}")
-        engine = ENGINES.get(version.format, (spec.engine, ""))[0]
-        if not 1 <= spec.replicas <= MOST_REPLICAS:
-            raise InvalidInput(f"replicas must be from 1 to {MOST_REPLICAS}, not {spec.replicas}", field="replicas")
-        spec = msgspec.structs.replace(
-            spec, model=model.name, version=version.version, settings=options.check(spec.settings, engine)
-        )
-        spec = parts.check(self._registry, spec, version)
-        async with self._locks.setdefault(route, asyncio.Lock()):
-            before = self._deployments.get(route)
+        """Declare ``route``; answers when that is stored, while the workers still start. What serves now goes on until
+        the new one is ready (`Deployment.pending`); if that fails, it stays. The same declaration again changes
+        nothing, but tries again what had failed. A ``temporary`` one is not stored: it ends with the daemon, or becomes
+        a lasting one when it is declared again without. Raises `PilothouseError` for a spec that cannot be, `Conflict`
+        for a temporary one where there is a lasting one."""
+        # Two pipelines that are declared at once must not make a circle.
+        one_pipeline = self._pipelining if spec.pipeline is not None else contextlib.nullcontext()
+        async with one_pipeline, self._locks.setdefault(route, asyncio.Lock()):
+            spec = self._checked(route, spec)
+            line = self._lines.get(route)
+            before = line.current.deployment if line is not None else None
             if before is not None and temporary and not before.temporary:
                 raise Conflict(f"{route} is deployed already", hint="use it as it is, or undeploy it first")
-            same = before is not None and before.spec == spec and before.state in ("starting", "ready", "stopped")
-            same = same and not self._described_anew(route)
+            same = line is not None and self._is(line.newest, spec)
             if before is not None and same and before.temporary == temporary:
                 return before
+            back = line is not None and not same and self._is(line.current, spec)
             created = before.created if before is not None else timestamp()
             if not temporary:
-                row = {"route": route, "spec": msgspec.json.encode(spec).decode(), "decision": None, "created": created}
+                decision = line.current.deployment.decision if line is not None and (same or back) else None
+                row = {
+                    "route": route,
+                    "spec": msgspec.json.encode(spec).decode(),
+                    "decision": msgspec.json.encode(decision).decode() if decision is not None else None,
+                    "created": created,
+                }
                 await self._store.run(lambda db: _upsert(db, row))
             if before is not None and same:
                 before.temporary = False
                 self._show(route)
                 return before
-            await self._end(route)
-            self._deployments[route] = self._declared(route, spec, created)
-            self._deployments[route].temporary = temporary
+            if line is not None and line.next is not None:  # superseded: it has never served
+                self._leave(route, line.next, drain_s=0)
+                line.next = None
+            if back:
+                self._show(route)
+                return self.get(route)
+            generation = Generation(self._declared(route, spec, created))
+            generation.deployment.temporary = temporary
+            if line is None:
+                self._lines[route] = Line(generation)
+            elif line.current.serves and not temporary and not spec.stopped:
+                line.current.deployment.temporary = False
+                line.next = generation
+            else:
+                await self._end(route)
+                line.current = generation
             self._show(route)
             if not spec.stopped:
-                self._begin(route)
-            return self._deployments[route]
+                self._begin(route, generation)
+            return self.get(route)
 
-    async def delete(self, route: str) -> None:
-        self.get(route)
+    async def delete(self, route: str, *, force: bool = False) -> None:
+        """Answers when it has answered what it holds and its workers have ended. Raises `NotFound`, and `Conflict`
+        where a pipeline calls it, unless ``force``."""
+        self._line(route)
         async with self._locks.setdefault(route, asyncio.Lock()):
-            if not self.get(route).temporary:
+            line = self._line(route)
+            if not force and (users := [user for user in self.used_by(route) if user != route]):
+                raise Conflict(
+                    f"{route} is used by the pipeline {users[0]}",
+                    hint=f"undeploy {users[0]} first, or undeploy {route} with force",
+                    details={"pipelines": users},
+                )
+            if not line.current.deployment.temporary:
                 await self._store.run(lambda db: db["deployments"].delete(route))  # type: ignore[union-attr]
             await self._end(route)
-            del self._deployments[route]
+            del self._lines[route]
             self._metrics.forget(route)
             self._bus.publish("deployment", route, None)
             self._publish()
@@ -162,255 +222,300 @@ class Reconciler:
     def described(self, name: str, version: int) -> None:
         """``name@version`` was described anew: routes that run it go on as they are, and say so. Declaring one again
         takes the description up."""
-        for route, deployment in self._deployments.items():
-            if (deployment.model, deployment.version) == (name, version):
+        for route, line in self._lines.items():
+            deployment = line.current.deployment
+            if (deployment.model, deployment.version) == (name, version) and line.current.spec.pipeline is None:
                 if deployment.state == "stopped":
-                    fresh = self._declared(route, deployment.spec, deployment.created)
+                    fresh = self._declared(route, line.current.spec, deployment.created)
                     deployment.task, deployment.labels = fresh.task, fresh.labels
                 self._show(route)
-
-    def _described_anew(self, route: str) -> bool:
-        """Whether the card, or a file beside the model, has changed since the workers of ``route`` were started."""
-        serving, deployment = self._serving.get(route), self._deployments[route]
-        if serving is None:
-            return False
-        try:
-            _, version = self._registry.resolve(f"{deployment.model}@{deployment.version}")
-        except NotFound:
-            return False
-        return serving.plan.digest != cards.identity(version)
 
     async def runtime_installed(self) -> None:
         """What failed for want of an engine is tried again."""
         self._prober.forget()
-        for route, deployment in list(self._deployments.items()):
-            if deployment.error is not None and deployment.error.code in (
+        for route, line in list(self._lines.items()):
+            waiting = line.newest
+            if waiting.deployment.error is None or waiting.deployment.error.code not in (
                 EngineUnavailable.code,
                 "missing_library",
             ):
-                async with self._locks.setdefault(route, asyncio.Lock()):
-                    if self._deployments.get(route) is not deployment:
-                        continue  # it was deleted or declared anew meanwhile
+                continue
+            async with self._locks.setdefault(route, asyncio.Lock()):
+                if self._lines.get(route) is not line or line.newest is not waiting:
+                    continue  # it was deleted or declared anew meanwhile
+                if waiting is line.current:
                     await self._end(route)
-                    deployment.error = deployment.decision = None
-                    self._begin(route)
+                waiting.deployment.error = waiting.deployment.decision = None
+                self._begin(route, waiting)
 
     async def stop(self) -> None:
-        """End all workers; what is declared stays declared."""
-        ends = await asyncio.gather(*(self._end(route) for route in list(self._deployments)), return_exceptions=True)
-        for error in filter(None, ends):
+        """End all workers at once, with what they hold; what is declared stays declared."""
+        ends = (self._end(route, drain_s=0) for route in list(self._lines))
+        for error in filter(None, await asyncio.gather(*ends, return_exceptions=True)):
             log.error("a deployment did not end cleanly", exc_info=error)
 
     def refresh(self) -> None:
         """Once a second, by the sampler."""
-        for route, serving in self._serving.items():
-            serving.refresh()
-            deployment = self._deployments[route]
-            if deployment.memory_bytes != serving.memory_bytes and deployment.state == "ready":
+        for route, line in list(self._lines.items()):
+            for generation in line.generations:
+                if generation.serving is not None:
+                    generation.serving.refresh()
+            deployment, serving = line.current.deployment, line.current.serving
+            if serving is not None and deployment.memory_bytes != serving.memory_bytes and deployment.state == "ready":
                 self._show(route)
+
+    # --- checking -------------------------------------------------------------------------------------
+
+    def _checked(self, route: str, spec: DeploymentSpec) -> DeploymentSpec:
+        """``spec`` with everything pinned, if it can be. Raises `PilothouseError`."""
+        check_name(route)
+        if spec.pipeline is not None:
+            return self._checked_pipeline(route, spec)
+        if not spec.model:
+            raise InvalidInput("there is neither a model nor a pipeline", hint="name one of them", field="model")
+        model, version = self._registry.resolve(spec.model if spec.version is None else f"{spec.model}@{spec.version}")
+        engine = ENGINES.get(version.format, (spec.engine, ""))[0]
+        settings, replicas = options.check_replicas(spec.settings, spec.replicas, MOST_REPLICAS)
+        if (devices := len({name.strip() for name in spec.device.split(",")})) > replicas:
+            raise InvalidInput(
+                f"{replicas} replicas cannot use {devices} devices", hint=f"set replicas to {devices}", field="replicas"
+            )
+        spec = msgspec.structs.replace(
+            spec,
+            model=model.name,
+            version=version.version,
+            replicas=replicas,
+            settings=options.check(settings, engine),
+        )
+        return parts.check(self._registry, spec, version)
+
+    def _checked_pipeline(self, route: str, spec: DeploymentSpec) -> DeploymentSpec:
+        assert spec.pipeline is not None
+        plain = DeploymentSpec(pipeline=spec.pipeline, stopped=spec.stopped, settings=spec.settings)
+        if spec != plain:
+            raise InvalidInput(
+                "a pipeline has no model, engine, device, replicas or parts of its own",
+                hint="set them on the routes that it calls",
+                field="pipeline",
+            )
+        for key in spec.settings:
+            if key != "request_timeout_s":
+                raise InvalidInput(
+                    f"{key} is not a setting of a pipeline",
+                    hint="set it on the routes that it calls; request_timeout_s is one of a pipeline",
+                    field=f"settings.{key}",
+                )
+        pipelines.check(route, spec.pipeline, self._dataplane.table, self._uses() | {route: frozenset()})
+        return msgspec.structs.replace(spec, settings=options.check(spec.settings, ENGINE))
+
+    def _is(self, generation: Generation, spec: DeploymentSpec) -> bool:
+        """Whether it is what ``spec`` asks for, or is on its way there."""
+        return (
+            generation.spec == spec
+            and generation.deployment.state in ("starting", "ready", "stopped")
+            and not self._described_anew(generation)
+        )
+
+    def _described_anew(self, generation: Generation) -> bool:
+        """Whether the card, or a file beside the model, has changed since its workers were started."""
+        if not isinstance(generation.serving, Serving):
+            return False
+        try:
+            _, version = self._registry.resolve(f"{generation.spec.model}@{generation.spec.version}")
+        except NotFound:
+            return False
+        return generation.serving.plan.digest != cards.identity(version)
 
     # --- doing ----------------------------------------------------------------------------------------
 
     def _declared(self, route: str, spec: DeploymentSpec, created: str) -> Deployment:
-        try:
-            model, version = self._registry.resolve(f"{spec.model}@{spec.version}")
-            task, precision, labels = model.task, version.precision, cards.labels_of(version)
-        except NotFound:  # removed behind our back; the start will say so
-            task, precision, labels = "", None, []
-        return Deployment(
+        deployment = Deployment(
             route=route,
-            model=spec.model,
-            version=spec.version or 0,
-            task=task,
+            model=route,
+            version=1,
+            task="",
             spec=spec,
             state="stopped",
-            precision=precision,
-            labels=labels,
             created=created,
             since=timestamp(),
         )
+        if spec.pipeline is not None:
+            deployment.engine = ENGINE
+            return deployment
+        deployment.model, deployment.version = spec.model, spec.version or 0
+        with contextlib.suppress(NotFound):  # removed behind our back; the start will say so
+            model, version = self._registry.resolve(f"{spec.model}@{spec.version}")
+            deployment.task, deployment.precision = model.task, version.precision
+            deployment.labels = cards.labels_of(version)
+        return deployment
 
-    def _begin(self, route: str) -> None:
-        self._step(route, "start")
+    def _begin(self, route: str, generation: Generation) -> None:
+        self._step(generation, "start")
         self._show(route)
-        self._starting[route] = asyncio.create_task(self._start(route), name=f"start {route}")
+        if generation.spec.pipeline is not None:
+            generation.serving = PipelineServing(generation.deployment, self._metrics, self._settings)
+            generation.serving.look(self._dataplane.table, self._uses())
+            self._changed(route, generation)
+        else:
+            generation.starting = asyncio.create_task(self._start(route, generation), name=f"start {route}")
 
-    async def _start(self, route: str) -> None:
-        deployment = self._deployments[route]
+    async def _start(self, route: str, generation: Generation) -> None:
+        deployment = generation.deployment
         try:
-            plan, decision = await self._plan(deployment)
+            line = self._lines[route]
+            present = line.current.serving if line.next is generation else None
+            remembered = deployment.decision if deployment.error is None else None
+            planned = await self._planner.plan(generation.spec, remembered, present.held_bytes if present else {})
         except Exception as error:
             if not isinstance(error, PilothouseError):
                 log.exception("deployment %s could not be planned", route)
                 error = PilothouseError(f"it could not be started: {error!r}", hint="the log has the details")
             deployment.error = problem_of(error)
-            self._step(route, "give_up")
+            self._step(generation, "give_up")
             self._show(route)
             return
-        if decision != deployment.decision:
-            deployment.decision = decision
-            encoded = msgspec.json.encode(decision).decode()
+        if planned.decision != deployment.decision:
+            deployment.decision = planned.decision
+            encoded = msgspec.json.encode(planned.decision).decode()
             if not deployment.temporary:
                 await self._store.run(lambda db: db["deployments"].update(route, {"decision": encoded}))  # type: ignore[union-attr]
-        deployment.runtime = plan.interpreter.runtime
-        deployment.device = plan.load.device
-        deployment.engine = plan.load.engine
-        self._serving[route] = Serving(
-            deployment, plan, self._metrics, self._settings, lambda: self._replicas_changed(route)
+        plan = planned.plans[0]
+        deployment.runtime, deployment.engine = plan.interpreter.runtime, plan.load.engine
+        deployment.device = ",".join(dict.fromkeys(entry.load.device for entry in planned.plans))
+        if line.next is generation and not planned.beside:
+            log.info("deployment %s: what serves is stopped first, there is no memory for both", route)
+            await asyncio.wait([self._promote(route)])
+        generation.serving = Serving(
+            deployment, planned.plans, self._metrics, self._settings, lambda: self._changed(route, generation)
         )
-        self._replicas_changed(route)
+        self._changed(route, generation)
 
-    async def _plan(self, deployment: Deployment) -> tuple[Plan, Decision]:
-        spec = deployment.spec
-        _, version = self._registry.resolve(f"{spec.model}@{spec.version}")
-        path = self._registry.path(spec.model, spec.version or version.version)
-        found = self._remembered(deployment)
-        if found is None:
-            engine = ENGINES.get(version.format, ("", ""))[0]
-            decision, candidate = placement.decide(
-                version.format,
-                self._pieces(spec, version),
-                spec.settings,
-                await self._prober.installed(engine),
-                await self._sampler.machine(),
-                engine=spec.engine,
-                device=spec.device,
-            )
-            interpreter = next(
-                entry for entry in self._runtimes.interpreters(candidate.engine) if entry.runtime == candidate.runtime
-            )
-            found = interpreter, candidate.engine, candidate.device, decision
-        interpreter, engine, device, decision = found
-        settings = {key: value for key, value in spec.settings.items() if key != "threads"}
-        if spec.draft:
-            settings.setdefault("speculative", "draft")
-        load = Load(
-            engine=engine,
-            path=str(path),
-            device=device,
-            threads=int(spec.settings.get("threads", 0)),
-            settings=settings,
-            files=parts.files(self._registry, spec),
-            card=cards.of(version),
-            cache_folder=await self._cache_folder(spec, version),
-        )
-        digest = cards.identity(version)
-        plan = Plan(interpreter, load, self._settings.start_timeout_s, self._settings.max_restarts, digest)
-        return plan, decision
-
-    def _pieces(self, spec: DeploymentSpec, version: Version) -> list[placement.Piece]:
-        found = [version, *(self._registry.resolve(reference)[1] for reference in parts.references(spec))]
-        return [placement.Piece(entry.size_bytes, entry.metadata) for entry in found]
-
-    async def _cache_folder(self, spec: DeploymentSpec, version: Version) -> str:
-        """Where a language model's workers may leave computed prefixes; empty: nowhere."""
-        if version.format == "onnx" or spec.settings.get("prefix_disk_mb") == 0:
-            return ""
-        folder = self._registry.prefixes(version)
-        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        return str(folder)
-
-    def _remembered(self, deployment: Deployment) -> tuple[Interpreter, str, str, Decision] | None:
-        """The stored decision, as long as its runtime is still here: a restart needs no new probe."""
-        if deployment.decision is None or deployment.error is not None:
-            return None
-        for candidate in deployment.decision.candidates:
-            if not candidate.chosen:
-                continue
-            for entry in self._runtimes.interpreters(candidate.engine):
-                if entry.runtime == candidate.runtime:
-                    return entry, candidate.engine, candidate.device, deployment.decision
-        return None
-
-    def _replicas_changed(self, route: str) -> None:
-        serving = self._serving.get(route)
-        if serving is None:
+    def _changed(self, route: str, generation: Generation) -> None:
+        """Something of ``generation`` is ready, or is no longer."""
+        line = self._lines.get(route)
+        if line is None or generation.serving is None or generation not in (line.current, line.next):
             return
-        deployment = self._deployments[route]
-        states = [keeper.view.state for keeper in serving.keepers]
-        if "ready" in states:
-            deployment.error = None
-            event: lifecycle.Event = "replica_ready"
-        elif all(state == "failed" for state in states):
-            event = "give_up"
-            deployment.error = next(keeper.view.error for keeper in serving.keepers)
-            serving.refuse(NotReady(f"{route} failed"))
-        else:
-            event = "replicas_lost"
-            deployment.error = next((keeper.view.error for keeper in serving.keepers if keeper.view.error), None)
-        self._step(route, event)
+        comes = generation is line.next
+        event = generation.tell(all_replicas=comes)
+        if event != "give_up" and generation.deployment.state == "failed":  # only a pipeline comes back by itself
+            self._step(generation, "start")
+        self._step(generation, event)
+        if event == "give_up":
+            generation.serving.refuse(NotReady(f"{route} failed"))
+            if comes:
+                log.error("deployment %s: the change failed, what served before goes on", route)
+                generation.look()
+                self._leave(route, generation, drain_s=0)
+            elif line.next is not None and line.next.alive:
+                self._promote(route)
+        elif comes and event == "replica_ready":
+            self._promote(route)
         self._show(route)
 
-    async def _end(self, route: str) -> None:
-        starting = self._starting.pop(route, None)
-        if starting is not None and not starting.done():
-            starting.cancel()
-            await asyncio.wait([starting])
-        deployment = self._deployments.get(route)
-        serving = self._serving.get(route)
-        if deployment is None or deployment.state == "stopped":
+    def _promote(self, route: str) -> "asyncio.Task[None]":
+        """What is to come takes over; the task ends what was before, when that has answered what it holds."""
+        line = self._lines[route]
+        assert line.next is not None
+        before, line.current, line.next = line.current, line.next, None
+        after = line.current.deployment
+        log.info("deployment %s: %s@%s takes over", route, after.model, after.version)
+        self._show(route)  # first: from now on nothing enters what was before
+        return self._leave(route, before)
+
+    def _leave(self, route: str, generation: Generation, drain_s: float | None = None) -> "asyncio.Task[None]":
+        line = self._lines[route]
+        began = time.monotonic()
+
+        async def end() -> None:
+            try:
+                await generation.end(self._settings.drain_s if drain_s is None else drain_s)
+                log.info("deployment %s: what was before ended after %.2f s", route, time.monotonic() - began)
+            except Exception:
+                log.exception("deployment %s: what was before did not end cleanly", route)
+            finally:
+                line.leaving.pop(task, None)
+
+        task = asyncio.create_task(end(), name=f"leave {route}")
+        line.leaving[task] = generation
+        return task
+
+    async def _end(self, route: str, drain_s: float | None = None) -> None:
+        """End all that runs for ``route``, when it has answered what it holds or ``drain_s`` is over."""
+        line = self._lines.get(route)
+        if line is None:
             return
-        self._step(route, "stop")
-        self._show(route)
-        if serving is not None:
-            await serving.stop()
-            self._serving.pop(route, None)
-        if deployment.state == "draining":
-            self._step(route, "drained")
-        self._show(route)
+        drain_s = self._settings.drain_s if drain_s is None else drain_s
+        if line.next is not None:
+            self._leave(route, line.next, drain_s=0)
+            line.next = None
+        generation = line.current
+        if generation.deployment.state != "stopped":
+            if generation.starting is not None and not generation.starting.done():
+                generation.starting.cancel()
+                await asyncio.wait([generation.starting])
+            self._step(generation, "stop")
+            self._show(route)
+            await generation.end(drain_s)
+            if generation.deployment.state == "draining":
+                self._step(generation, "drained")
+            self._show(route)
+        for other in list(line.leaving.values()):
+            if other.serving is not None and drain_s == 0:
+                await other.serving.stop(0)
+        if line.leaving:
+            await asyncio.wait(list(line.leaving))
 
-    def _step(self, route: str, event: lifecycle.Event) -> None:
-        deployment = self._deployments[route]
+    def _step(self, generation: Generation, event: lifecycle.Event) -> None:
+        deployment = generation.deployment
         state = lifecycle.after(deployment.state, event)
         if state != deployment.state:
-            log.info("deployment %s: %s, now %s", route, event, state)
+            log.info(
+                "deployment %s (%s@%s): %s, now %s",
+                deployment.route, deployment.model, deployment.version, event, state,
+            )  # fmt: skip
             deployment.state = state
             deployment.since = timestamp()
 
     def _show(self, route: str) -> None:
         """Refresh what is seen of ``route`` and publish it, to readers and to the hot path."""
-        deployment = self._deployments[route]
-        serving = self._serving.get(route)
-        deployment.replicas = [keeper.view for keeper in serving.keepers] if serving else []
-        deployment.memory_bytes = serving.memory_bytes if serving else None
-        if serving is not None and (ready := serving.ready) is not None:
-            deployment.engine_version = ready.engine_version
-            deployment.notes = [*ready.notes, *([DESCRIBED_ANEW.format(route)] if self._described_anew(route) else [])]
-            deployment.device_memory_bytes = ready.device_memory_bytes or None
-            if ready.signature is not None:
-                deployment.inputs = [
-                    TensorMetadata(name=s.name, datatype=s.datatype, shape=s.shape) for s in ready.signature.inputs
-                ]
-                deployment.outputs = [
-                    TensorMetadata(name=s.name, datatype=s.datatype, shape=s.shape) for s in ready.signature.outputs
-                ]
-                deployment.labels = deployment.labels or ready.signature.labels
-                deployment.capabilities = items.capabilities(serving.plan.load.card, ready.items)
-            if ready.language is not None:
-                deployment.context_tokens = ready.language.context_tokens
-                deployment.sequences = ready.language.sequences
-                deployment.trained_context_tokens = ready.language.trained_context or None
-                deployment.chat_template = ready.language.chat_template
-                deployment.capabilities = ready.language.capabilities
-                deployment.adapters = ready.language.adapters
-                deployment.pooling = ready.language.pooling or None
-                deployment.embedding_length = ready.language.embedding_length or None
+        line = self._lines[route]
+        deployment = line.current.deployment
+        line.current.look()
+        if self._described_anew(line.current):
+            deployment.notes = [*deployment.notes, DESCRIBED_ANEW.format(route)]
+        deployment.spec = line.newest.spec
+        deployment.pending = line.next.as_pending() if line.next is not None else None
+        if line.current.serving is not None:
+            line.current.serving.adopt()
         self._bus.publish("deployment", route, msgspec.structs.replace(deployment))
         self._publish()
 
     def _publish(self) -> None:
-        self._dataplane.publish({route: self._target(route) for route in self._deployments})
+        table: dict[str, Target] = {}
+        uses = self._uses()
+        for route in _in_order({route: _called(line.current) for route, line in self._lines.items()}):
+            if route in self._lines:
+                table[route] = self._target(route, table, uses)
+        self._dataplane.publish(table)
+        for route, line in self._lines.items():
+            if line.next is not None and isinstance(line.next.serving, PipelineServing):
+                self._look(route, line.next, line.next.serving, table, uses)
 
-    def _target(self, route: str) -> Target:
-        deployment = self._deployments[route]
-        serving = self._serving.get(route)
+    def _target(self, route: str, table: Table, uses: pipelines.Uses) -> Target:
+        """``table`` has the routes that a pipeline at ``route`` calls."""
+        current = self._lines[route].current
+        deployment, serving = current.deployment, current.serving
         created = int(datetime.fromisoformat(deployment.created).timestamp())
-        if serving is not None and deployment.state in ("ready", "starting"):
+        if isinstance(serving, PipelineServing):
+            self._look(route, current, serving, table, uses)
+        if serving is not None and current.alive:
             target = serving.target(created)
             if target is not None:
                 return target
         why_not: str = deployment.state
-        if deployment.state == "failed" and deployment.error is not None:
+        if isinstance(serving, PipelineServing) and serving.obstacle is not None:
+            why_not = f"not ready: {serving.obstacle.message}"
+        elif deployment.state == "failed" and deployment.error is not None:
             why_not = f"failed: {deployment.error.message}"
         return Target(
             route=route,
@@ -420,6 +525,26 @@ class Reconciler:
             created=created,
             why_not=why_not,
         )
+
+    def _look(
+        self, route: str, generation: Generation, serving: PipelineServing, table: Table, uses: pipelines.Uses
+    ) -> None:
+        """A pipeline follows the routes that it calls."""
+        before = serving.obstacle.message if serving.obstacle is not None else None, serving.signature
+        serving.look(table, uses)
+        after = serving.obstacle.message if serving.obstacle is not None else None, serving.signature
+        if before != after and generation.deployment.state != "draining":
+            asyncio.get_running_loop().call_soon(self._changed, route, generation)
+
+
+def _called(generation: Generation) -> frozenset[str]:
+    pipeline = generation.spec.pipeline
+    return pipelines.routes(pipeline) if pipeline is not None else frozenset()
+
+
+def _in_order(uses: pipelines.Uses) -> list[str]:
+    """Every route after those that its pipeline calls."""
+    return list(graphlib.TopologicalSorter(uses).static_order())
 
 
 def _upsert(db: sqlite_utils.Database, row: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """One deployment that runs: its keepers, its batcher or pool, and what the hot path may see of it."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.dataplane.batcher import Batcher
@@ -18,30 +19,41 @@ from app.workers.client import WorkerClient
 from app.workers.supervisor import Plan, ReplicaKeeper
 from engines.protocol import Ready
 
-DRAIN_S = 5.0
+#: How often it is looked whether what drains is empty.
+DRAIN_PERIOD_S = 0.01
 
 
 class Serving:
-    """``changed()`` is called when a replica changed state; the reconciler then reads `keepers` and `ready`."""
+    """``plans`` has one entry a replica. ``changed()`` is called when a replica changed state; the reconciler then
+    reads `keepers` and `ready`."""
 
     def __init__(
-        self, deployment: Deployment, plan: Plan, metrics: Metrics, settings: Settings, changed: Callable[[], None]
+        self,
+        deployment: Deployment,
+        plans: Sequence[Plan],
+        metrics: Metrics,
+        settings: Settings,
+        changed: Callable[[], None],
     ):
         self._deployment = deployment
+        self._spec = deployment.spec  # as it is now: what is declared later is another generation's
         self._metrics_of_all = metrics
         self._settings = settings
-        self.plan = plan
+        self.plan = plans[0]
         self.ready: Ready | None = None
         self.batcher: Batcher | None = None
         self.pool: Pool | None = None
         self._metrics: RouteMetrics | None = None
+        self._drain_end = math.inf
+        self._stopping = asyncio.Lock()
+        self._plans = plans
         self.keepers = [
             ReplicaKeeper(f"{deployment.route}-{n}", plan, joined=self._joined, left=self._left, changed=changed)
-            for n in range(deployment.spec.replicas)
+            for n, plan in enumerate(plans)
         ]
 
     def _option(self, name: str, default: Any) -> Any:
-        return self._deployment.spec.settings.get(name, default)
+        return self._spec.settings.get(name, default)
 
     @property
     def timeout_s(self) -> float:
@@ -64,7 +76,7 @@ class Serving:
     def _open(self, ready: Ready) -> None:
         """The first replica says what the model is: now its queue can be made."""
         d = self._deployment
-        self._metrics = self._metrics_of_all.route(
+        self._metrics = self._metrics_of_all.candidate(
             d.route,
             model=d.model,
             version=d.version,
@@ -115,6 +127,21 @@ class Serving:
             self._metrics.scheduler(pool.running, pool.depth, pool.kv_used, pool.cache_bytes)
             self._metrics.stepped(pool.counted())
 
+    def adopt(self) -> None:
+        """From now on this is what the route's metrics count."""
+        if self._metrics is not None:
+            self._metrics_of_all.adopt(self._metrics)
+
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """What the workers hold, by device; of a GPU as they told it when they had loaded."""
+        held: dict[str, int] = {}
+        for keeper, plan in zip(self.keepers, self._plans, strict=True):
+            held["cpu"] = held.get("cpu", 0) + (keeper.view.memory_bytes or 0)
+            if keeper.ready is not None and (device := plan.load.device) != "cpu":
+                held[device] = held.get(device, 0) + keeper.ready.device_memory_bytes
+        return held
+
     @property
     def memory_bytes(self) -> int | None:
         sizes = [keeper.view.memory_bytes for keeper in self.keepers if keeper.view.memory_bytes]
@@ -150,12 +177,18 @@ class Serving:
         if queue is not None:
             queue.close(error)
 
-    async def stop(self) -> None:
-        """Refuse what waits, let what runs end within `DRAIN_S`, then end the workers."""
-        queue = self.batcher or self.pool
-        self.refuse(NotReady(f"{self._deployment.route} is being stopped"))
-        end = time.monotonic() + DRAIN_S
-        while queue is not None and queue.in_flight and time.monotonic() < end:  # noqa: ASYNC110 - it ends by count
-            await asyncio.sleep(0.02)
-        await asyncio.gather(*(keeper.stop() for keeper in self.keepers))
-        self.refuse(NotReady(f"{self._deployment.route} was stopped"))  # what came back from a dead replica meanwhile
+    @property
+    def _unanswered(self) -> int:
+        held = self.batcher.depth + self.batcher.in_flight if self.batcher is not None else 0
+        return held + (self.pool.unanswered if self.pool is not None else 0)
+
+    async def stop(self, drain_s: float) -> None:
+        """Let what it holds, queued or running, end within ``drain_s``, then refuse the rest and end the workers. A
+        second call may shorten the time. It is up to the caller that nothing new enters."""
+        self._drain_end = min(self._drain_end, time.monotonic() + drain_s)
+        async with self._stopping:
+            while self._unanswered and time.monotonic() < self._drain_end:  # noqa: ASYNC110 - it ends by count
+                await asyncio.sleep(DRAIN_PERIOD_S)
+            self.refuse(NotReady(f"{self._deployment.route} is being stopped"))
+            await asyncio.gather(*(keeper.stop() for keeper in self.keepers))
+            self.refuse(NotReady(f"{self._deployment.route} was stopped"))  # what came back from a dead replica
