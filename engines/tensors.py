@@ -8,7 +8,9 @@ import numpy as np
 from engines.engine import EngineError
 from engines.protocol import TensorHeader
 
-#: Open Inference Protocol datatype -> numpy. BF16 travels as its 16 bits.
+#: numpy has no such number: its 16 bits, of which nothing is computed.
+BF16 = np.dtype("V2")
+#: Open Inference Protocol datatype -> numpy.
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -22,10 +24,15 @@ DTYPES = {
     "FP16": np.dtype(np.float16),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
-    "BF16": np.dtype(np.uint16),
+    "BF16": BF16,
 }
-_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LENGTH = struct.Struct("<I")
+
+
+def datatype(array: np.ndarray) -> str:
+    """The protocol's name of what ``array`` holds; numpy's own where it has none."""
+    return "BYTES" if array.dtype.kind in "OSU" else _NAMES.get(array.dtype, str(array.dtype))
 
 
 def unpack_strings(data: memoryview, count: int) -> np.ndarray:
@@ -91,3 +98,15 @@ def pack(arrays: dict[str, np.ndarray]) -> tuple[list[TensorHeader], list[bytes 
         headers.append(TensorHeader(name, datatype, list(array.shape), len(part)))
         parts.append(part)
     return headers, parts
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """The upper halves of FP32 numbers -> FP32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """FP32 -> its upper halves, rounded to the nearest, half to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)

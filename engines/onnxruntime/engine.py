@@ -1,7 +1,9 @@
 """One ONNX model in one `InferenceSession`."""
 
-import json
+import contextlib
+import mmap
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,26 +12,20 @@ import numpy as np
 import onnxruntime as ort
 import psutil
 
+from engines import tensors
 from engines.engine import EngineError
+from engines.onnxruntime import signature, values
+from engines.onnxruntime.errors import load_error, run_error
+from engines.onnxruntime.probe import BUDGET_S, Found, probe
 from engines.protocol import Load, Ready, Signature, TensorSpec
 
-_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
-#: Dynamic axes other than the batch are given this length in the probe run.
-_PROBE_LENGTH = 8
+Arrays = dict[str, np.ndarray]
+
+#: As the deployment's setting of that name has it.
+MAX_BATCH_SIZE = 32
+#: The largest batch is tried before the first request where that takes less than this.
+WARM_UP_S = 1.0
+WARM_UP_BYTES = 64 << 20
 
 
 class OnnxRuntimeEngine:
@@ -53,115 +49,113 @@ class OnnxRuntimeEngine:
         try:
             self._session = ort.InferenceSession(str(self._path), session_options, providers=[(provider, options)])
         except Exception as error:  # onnxruntime raises a dozen private types
-            raise self._load_error(error, provider, load.device) from error
+            raise load_error(error, self._path.name, provider, load.device) from error
         if provider not in self._session.get_providers():
             raise EngineError(
                 "device_unavailable",
                 f"{provider} was asked for but ONNX Runtime loaded {', '.join(self._session.get_providers())}",
                 hint="see `pilothouse doctor`, or deploy with --set device=cpu",
             )
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        signature, notes = self._signature()
-        self._inputs = {spec.name: spec for spec in signature.inputs}
+        self._options = _quiet()
+        self._read(load)
         self.ready = Ready(
             engine="onnxruntime",
             engine_version=ort.__version__,
             device=load.device,
             provider=provider,
             threads=threads,
-            signature=signature,
+            signature=self._signature,
             memory_bytes=psutil.Process().memory_info().rss,
-            notes=notes,
+            notes=self._notes,
         )
 
     def infer(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        names = list(outputs) or self._outputs
         try:
-            feeds = {
-                # onnxruntime takes strings as `str` objects
-                name: np.array([item.decode() for item in array.reshape(-1)], dtype=object).reshape(array.shape)
-                if array.dtype.kind == "O"
-                else array
-                for name, array in inputs.items()
-            }
-            return dict(zip(names, self._session.run(names, feeds), strict=True))
-        except UnicodeDecodeError as error:
-            raise EngineError("invalid_input", f"a BYTES element is not UTF-8: {error}") from None
-        except Exception as error:
-            text = _one_line(error)
-            code = "out_of_memory" if "allocate" in text.lower() else "invalid_input"
-            if "INVALID_ARGUMENT" not in text and "RUNTIME_EXCEPTION" not in text and code == "invalid_input":
-                code = "engine_failed"
-            raise EngineError(code, text) from None
+            return self._run(inputs, outputs, self._options)
+        except EngineError:
+            raise
+        except MemoryError:
+            raise EngineError("out_of_memory", "not enough memory for this request") from None
+        except Exception as error:  # onnxruntime raises a dozen private types
+            self._blame(inputs)
+            raise run_error(error) from None
 
     def close(self) -> None:
         del self._session
 
-    def _signature(self) -> tuple[Signature, list[str]]:
-        """Read from the file, then confirmed by a run: whether the first axis really is a batch."""
-        inputs = [self._spec(node) for node in self._session.get_inputs()]
-        outputs = [self._spec(node) for node in self._session.get_outputs()]
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        try:
-            labels = [str(label) for label in json.loads(metadata.get("labels", "[]"))]
-        except (ValueError, TypeError):
-            labels = []
-        notes: list[str] = []
-        batched = all(spec.shape and spec.shape[0] == -1 for spec in [*inputs, *outputs])
-        if batched:
-            try:
-                batched = all(len(array) == 2 for array in self._probe(inputs, rows=2))
-                if not batched:
-                    notes.append("An output does not follow the first axis of the input: requests are not batched.")
-            except Exception as error:
-                batched = False
-                notes.append(f"The probe run with two rows failed, requests are not batched: {_one_line(error)}")
+    def _run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str], options: ort.RunOptions) -> Arrays:
+        for name, array in inputs.items():
+            if not array.size and name not in self._may_be_empty:
+                raise EngineError("invalid_input", f"input {name} has an axis of length 0", field=name)
+        if self._texts:
+            inputs = {n: values.to_text(n, a) if n in self._texts else a for n, a in inputs.items()}
+        names = outputs or self._names
+        answers: Sequence[Any]
+        if self._bf16:
+            answers = values.run_with_bf16(self._session, names, inputs, options)
         else:
-            notes.append("The first axis is not a free batch axis: requests are not batched.")
-        return Signature(inputs=inputs, outputs=outputs, batched=batched, labels=labels), notes
+            answers = self._session.run(names, inputs, options)
+        if self._plain:
+            return dict(zip(names, answers, strict=True))
+        return {
+            name: self._zip_maps[name](answer) if name in self._zip_maps else answer
+            for name, answer in zip(names, answers, strict=True)
+            if answer is not None
+        }
 
-    def _probe(self, inputs: list[TensorSpec], rows: int) -> list[np.ndarray]:
-        feeds = {}
-        for spec, node in zip(inputs, self._session.get_inputs(), strict=True):
-            shape = [rows, *(_PROBE_LENGTH if size == -1 else size for size in spec.shape[1:])]
-            if spec.datatype == "BYTES":
-                feeds[spec.name] = np.full(shape, "", dtype=object)
-            else:
-                feeds[spec.name] = np.zeros(shape, dtype=_NUMPY[node.type])
-        return self._session.run(None, feeds)
+    def _read(self, load: Load) -> None:
+        """The signature: as the file has it, then as runs show it, which also warm the model up."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        specs = [signature.read(node) for node in inputs]
+        self._specs = specs
+        self._names = [node.name for node in outputs]
+        self._texts = {spec.name for spec in specs if spec.datatype == "BYTES"}
+        self._may_be_empty = {spec.name for spec in specs if signature.may_be_empty(spec)}
+        self._zip_maps = {node.name: values.ZipMap() for node in outputs if values.is_zip_map(node.type)}
+        self._bf16 = values.with_bf16(node.type for node in [*inputs, *outputs])
+        self._plain = not self._zip_maps and not any(node.type.startswith("optional") for node in outputs)
+        found = self._probe(specs, [signature.read(node) for node in outputs])
+        self._warm_up(found, int(load.settings.get("max_batch_size", MAX_BATCH_SIZE)))
+        labels = signature.labels(self._session.get_modelmeta().custom_metadata_map)
+        for zip_map in self._zip_maps.values():
+            labels = labels or zip_map.labels
+        self._signature = Signature(found.inputs, found.outputs, found.batched, labels)
+        self._notes = found.notes
 
-    @staticmethod
-    def _spec(node: Any) -> TensorSpec:
-        if node.type not in _DATATYPES:
-            raise EngineError("bad_model", f"{node.name} has type {node.type}, which cannot be served as a tensor")
-        shape = [size if isinstance(size, int) and size >= 0 else -1 for size in node.shape]
-        return TensorSpec(node.name, _DATATYPES[node.type], shape)
+    def _probe(self, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Found:
+        """What hangs or takes far too long is stopped between two nodes of the graph."""
+        options = _quiet()
+        timer = threading.Timer(2 * BUDGET_S, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
 
-    def _load_error(self, error: Exception, provider: str, device: str) -> EngineError:
-        text = _one_line(error)
-        lowered = text.lower()
-        if device != "cpu" and ("provider" in lowered or "cuda" in lowered or "fallback" in lowered):
-            return EngineError(
-                "device_unavailable",
-                f"{provider} did not load: {text}",
-                hint="see `pilothouse doctor`, or deploy with --set device=cpu",
-            )
-        if "allocate" in lowered or "out of memory" in lowered:
-            return EngineError("out_of_memory", f"not enough memory to load {self._path.name}: {text}")
-        return EngineError(
-            "bad_model",
-            f"{self._path.name} is not a model that ONNX Runtime {ort.__version__} can load: {text}",
-            hint="check that the file is complete and is ONNX",
-        )
+        def run(feeds: Arrays) -> Arrays:
+            try:
+                return self._run(feeds, [], options)
+            except EngineError:
+                raise
+            except Exception as error:
+                raise run_error(error) from None
 
+        try:
+            return probe(run, inputs, outputs, _rounds_by_batch(self._path))
+        finally:
+            timer.cancel()
 
-_NUMPY: dict[str, Any] = {
-    "tensor(bool)": np.bool_,
-    "tensor(float16)": np.float16,
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}
+    def _warm_up(self, found: Found, rows: int) -> None:
+        """The largest batch once, where that is cheap: what it allocates is there when the first one comes."""
+        if not found.batched or found.sample is None or found.row_s * rows > WARM_UP_S:
+            return
+        if found.sample.row_bytes * rows <= WARM_UP_BYTES:
+            with contextlib.suppress(EngineError):
+                self.infer(found.sample.feeds(range(rows)), [])
+
+    def _blame(self, inputs: Arrays) -> None:
+        """Raises where the request is at fault by its types or shapes: ONNX Runtime does not always name the input."""
+        given = {}
+        for name, array in inputs.items():
+            given[name] = (tensors.datatype(array), array.shape)
+        signature.check(self._specs, given)
 
 
 def _provider(device: str) -> tuple[str, dict[str, Any]]:
@@ -188,5 +182,18 @@ def _cores() -> int:
     return max(1, min(physical, allowed))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+def _quiet() -> ort.RunOptions:
+    """A run that fails says so by its exception; standard error is for what ends the worker."""
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def _rounds_by_batch(path: Path) -> bool:
+    """Whether the graph has an operator that rounds activations by the range of the whole batch. Operators stand before
+    the weights, so that the start of a large file is enough."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b"DynamicQuantize", 0, 64 << 20) >= 0
+    except (OSError, ValueError):  # empty, or it cannot be mapped: nothing is known
+        return False

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from engines.engine import EngineError
 from engines.protocol import TensorHeader
-from engines.tensors import DTYPES, pack, unpack
+from engines.tensors import BF16, DTYPES, pack, unpack
 
 numbers = st.sampled_from(sorted(set(DTYPES) - {"BF16"})).flatmap(
     lambda name: hnp.arrays(DTYPES[name], hnp.array_shapes(min_dims=0, max_dims=3, max_side=4))
@@ -28,6 +28,13 @@ def test_numbers_survive_the_journey(arrays):
     for name, array in given_.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
+
+
+def test_bf16_survives_the_journey_as_its_bits():
+    headers, parts = pack({"b": np.array([[1, 2]], np.uint16).view(BF16)})
+    assert (headers[0].datatype, headers[0].shape, headers[0].size_bytes) == ("BF16", [1, 2], 4)
+    back = unpack(headers, joined(parts))["b"]
+    assert (back.dtype, back.view(np.uint16).tolist()) == (BF16, [[1, 2]])
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
