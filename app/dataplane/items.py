@@ -3,7 +3,8 @@ its answers as classes, embeddings and scores."""
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,7 +19,9 @@ CLASSIFY, EMBEDDING, RERANK = "classify", "embedding", "rerank"
 #: Where each is asked for.
 PATHS = {CLASSIFY: "/v1/classify", EMBEDDING: "/v1/embeddings", RERANK: "/v1/rerank"}
 _FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
-_INDEXED = re.compile(r"(?:\w+\.)*item\[(\d+)\]")
+#: How the worker names what is wrong, and how `embed` does.
+_ITEM = re.compile(r"(?:\w+\.)*item\[(\d+)\]")
+_INPUT = re.compile(r"input\[(\d+)\]")
 
 Infer = Callable[[str, Ask], Awaitable[Inference]]
 Classes = list[tuple[str, float | None]]
@@ -78,19 +81,25 @@ def require(target: Target, wanted: str) -> None:
 
 async def ask(
     infer: Infer, target: Target, items: Sequence[bytes], arrived: float, name: Callable[[int], str]
-) -> dict[str, Tensor]:
-    """The outputs for ``items`` by name, first axis as long as they are. An item that is refused is named as ``name``
-    says. Raises `PilothouseError`."""
+) -> Inference:
+    """The answer for ``items``; the first axis of its outputs is as long as they are. An item that is refused is named
+    as ``name`` says. Raises `PilothouseError`."""
     assert target.items is not None
     tensor = Tensor(target.items.inputs[0].name, "BYTES", [len(items)], pack_strings(items))
+    with _renamed(_ITEM, name):
+        return await infer(target.route, Ask([tensor], arrived=arrived, items=True))
+
+
+@contextmanager
+def _renamed(pattern: re.Pattern[str], name: Callable[[int], str]) -> Iterator[None]:
+    """An error's field, where it is an index as ``pattern`` finds it, becomes what ``name`` says."""
     try:
-        answer = await infer(target.route, Ask([tensor], arrived=arrived, items=True))
+        yield
     except PilothouseError as error:
-        if found := _INDEXED.fullmatch(error.field):
+        if found := pattern.fullmatch(error.field):
             field = name(int(found[1]))
-            error.message, error.field = error.message.replace(f"item[{found[1]}]", field), field
+            error.message, error.field = error.message.replace(error.field, field), field
         raise
-    return {output.name: output for output in answer.outputs}
 
 
 async def classify(
@@ -98,8 +107,10 @@ async def classify(
 ) -> tuple[list[Classes], list[int]]:
     """For each item its classes, and how many tokens were read of it (0 where it has none)."""
     require(target, CLASSIFY)
-    outputs = await ask(infer, target, items, arrived, name)
-    return classes(target, outputs, len(items)), _tokens(outputs, len(items))
+    answer = await ask(infer, target, items, arrived, name)
+    outputs = {output.name: output for output in answer.outputs}
+    # Of the target that answered: a change of version may have come between.
+    return classes(answer.target, outputs, len(items)), _tokens(answer.outputs, len(items))
 
 
 def classes(target: Target, outputs: dict[str, Tensor], count: int) -> list[Classes]:
@@ -137,37 +148,43 @@ async def embed(infer: Infer, target: Target, request: Embed | Rank, arrived: fl
                 field = f"input[{index}]"
                 raise InvalidInput(f"{field}: {target.route} takes texts, not tokens", field=field)
         texts = [given.encode() for given in request.inputs if isinstance(given, str)]
-        values, tokens = await _embeddings(infer, target, texts, arrived, lambda index: f"input[{index}]")
-        return Embedded(0, tokens, values.shape[1]), memoryview(values.tobytes())
+        return await embed_items(infer, target, texts, arrived)
     require(target, RERANK)
-    if pairs(target.card):
-        asked = [json.dumps([request.query, text]).encode() for text in request.documents]
-        outputs = await ask(infer, target, asked, arrived, lambda index: f"documents[{index}]")
-        found = _floats(next(tensor for name, tensor in outputs.items() if name != "tokens"))
-        if found.shape[1] != 1:
-            raise InvalidInput(
-                f"the steps of {target.route} give {found.shape[1]} scores for a pair, ranking needs one",
-                hint='go on with one of them: {"step": "select", "index": 1} after the model',
-                field="model",
-            )
-        scores, tokens = found[:, 0], _tokens(outputs, len(asked))
-    else:
-        asked = [text.encode() for text in (request.query, *request.documents)]
-        values, tokens = await _embeddings(
-            infer, target, asked, arrived, lambda index: f"documents[{index - 1}]" if index else "query"
+    if not pairs(target.card):
+        return await by_cosine(lambda texts: embed(infer, target, texts, arrived), request)
+    asked = [json.dumps([request.query, text]).encode() for text in request.documents]
+    outputs = (await ask(infer, target, asked, arrived, lambda index: f"documents[{index}]")).outputs
+    scores = _floats(next(tensor for tensor in outputs if tensor.name != "tokens"))
+    if scores.shape[1] != 1:
+        raise InvalidInput(
+            f"the steps of {target.route} give {scores.shape[1]} scores for a pair, ranking needs one",
+            hint='go on with one of them: {"step": "select", "index": 1} after the model',
+            field="model",
         )
-        scores, tokens = values[1:] @ values[0], [tokens[0] + tokens[1], *tokens[2:]]
-    return Embedded(0, tokens, 1), memoryview(np.ascontiguousarray(scores, np.float32).tobytes())
+    return Embedded(0, _tokens(outputs, len(asked)), 1), memoryview(scores.tobytes())
 
 
-async def _embeddings(
-    infer: Infer, target: Target, items: Sequence[bytes], arrived: float, name: Callable[[int], str]
-) -> tuple[np.ndarray, list[int]]:
-    """FP32 [items, width], each of length 1 (or all zeros), and the tokens of each."""
-    outputs = await ask(infer, target, items, arrived, name)
-    values = _floats(outputs[EMBEDDING])
+async def embed_items(
+    infer: Infer, target: Target, items: Sequence[bytes], arrived: float
+) -> tuple[Embedded, memoryview]:
+    """FP32 [items, width], each of length 1 (or all zeros). What is refused is named ``input[i]``."""
+    outputs = (await ask(infer, target, items, arrived, lambda index: f"input[{index}]")).outputs
+    values = _floats(next(tensor for tensor in outputs if tensor.name == EMBEDDING))
     length = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.divide(values, length, out=np.zeros_like(values), where=length > 0), _tokens(outputs, len(items))
+    values = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+    return Embedded(0, _tokens(outputs, len(items)), values.shape[1]), memoryview(values.tobytes())
+
+
+async def by_cosine(
+    embedded: Callable[[Embed], Awaitable[tuple[Embedded, memoryview]]], request: Rank
+) -> tuple[Embedded, memoryview]:
+    """The answer to ``request`` from a model that only embeds: how near each document is to the query."""
+    with _renamed(_INPUT, lambda index: f"documents[{index - 1}]" if index else "query"):
+        answer, payload = await embedded(Embed(0, [request.query, *request.documents]))
+    values = np.frombuffer(payload, np.float32).reshape(-1, answer.dimensions)
+    scores = values[1:] @ values[0]
+    tokens = [answer.tokens[0] + answer.tokens[1], *answer.tokens[2:]]
+    return Embedded(0, tokens, 1), memoryview(scores.tobytes())
 
 
 def _label_names(card: Card) -> set[str]:
@@ -190,5 +207,5 @@ def _texts(tensor: Tensor) -> list[str]:
     return [value.decode(errors="replace") for value in unpack_strings(tensor.data)]
 
 
-def _tokens(outputs: dict[str, Tensor], count: int) -> list[int]:
-    return _whole(outputs["tokens"]) if "tokens" in outputs else [0] * count
+def _tokens(outputs: Iterable[Tensor], count: int) -> list[int]:
+    return next((_whole(tensor) for tensor in outputs if tensor.name == "tokens"), [0] * count)

@@ -108,7 +108,7 @@ class ChatRequest(_Generation, kw_only=True):
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
     model: str
     input: str | list[Any]
-    """A text, its tokens, or a list of texts or of lists of tokens."""
+    """A text, its tokens, or a list of texts or of lists of tokens; for a tensor model of other items, those."""
     encoding_format: str | None = None
     """``float``, or ``base64`` of little-endian FP32."""
     dimensions: int | None = None

@@ -1,18 +1,23 @@
 """`/v1/embeddings`."""
 
 import base64
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from app.api.fields import from_index, said_as
 from app.api.http import Request, Response, json
+from app.api.items import parse
 from app.api.openai.generation import is_token, within
+from app.dataplane import items
 from app.dataplane.dataplane import Dataplane
 from app.errors import InvalidInput
 from app.schema.openai import Embedding, EmbeddingList, EmbeddingRequest, InputUsage
-from engines.protocol import Embed
+from engines.protocol import Embed, Embedded
+
+T = TypeVar("T")
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 _MOST_INPUTS = 2048
@@ -30,8 +35,7 @@ class Embeddings:
             raise InvalidInput(
                 f"encoding_format must be float or base64, not {body.encoding_format!r}", field="encoding_format"
             )
-        given = inputs(body.input)
-        values, tokens = await embed(self._dataplane, body.model, given, request.arrived)
+        values, tokens = await self._embed(body, request.arrived)
         values = shortened(values, body.dimensions)
         encoded: list[Any]
         if body.encoding_format == "base64":
@@ -46,15 +50,25 @@ class Embeddings:
             )
         )
 
+    async def _embed(self, body: EmbeddingRequest, arrived: float) -> tuple[np.ndarray, int]:
+        target = self._dataplane.table.get(body.model)
+        if target is not None and target.items is not None and target.card.item != "text":
+            items.require(target, items.EMBEDDING)
+            found = parse(target, body.input)
+            return await in_batches(found, lambda part: items.embed_items(self._dataplane.infer, target, part, arrived))
+        return await in_batches(
+            inputs(body.input), lambda part: self._dataplane.embed(body.model, Embed(0, part), arrived)
+        )
 
-async def embed(
-    dataplane: Dataplane, model: str, given: list[str | list[int]], arrived: float
+
+async def in_batches(
+    given: list[T], embed: Callable[[list[T]], Awaitable[tuple[Embedded, memoryview]]]
 ) -> tuple[np.ndarray, int]:
     """FP32 [inputs, width], each of Euclidean length 1, and how many tokens were read. Raises `PilothouseError`."""
     parts, tokens = [], 0
     for first in range(0, len(given), _BATCH):
         with said_as(from_index(first, "input")):
-            answer, payload = await dataplane.embed(model, Embed(0, given[first : first + _BATCH]), arrived)
+            answer, payload = await embed(given[first : first + _BATCH])
         parts.append(np.frombuffer(payload, np.float32).reshape(-1, answer.dimensions))
         tokens += sum(answer.tokens)
     return np.concatenate(parts), tokens
