@@ -175,16 +175,21 @@ class House:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn that announces when it serves, and whose end also ends the event streams."""
+    """Uvicorn that announces when it serves, whose end also ends the event streams, and that lets ``application``
+    answer what has come before it stops listening."""
 
-    def __init__(self, config: uvicorn.Config, started: Any, house: House):
+    def __init__(self, config: uvicorn.Config, started: Any, house: House, application: Server):
         super().__init__(config)
-        self._announce, self._house = started, house
+        self._announce, self._house, self._application = started, house, application
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._application.drain(self._house.settings.drain_s)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -198,6 +203,8 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
+        if self._house.stopping.is_set():  # asked twice: without waiting
+            self._application.hurry()
         self._house.stopping.set()
         super().handle_exit(sig, frame)
 
@@ -261,7 +268,7 @@ async def _grpc(settings: Settings, house: House) -> AsyncIterator[tuple[str | N
 
     async def end() -> None:
         await house.stopping.wait()
-        await server.stop(SHUTDOWN_S)
+        await server.stop(settings.drain_s)
 
     ending = asyncio.create_task(end(), name="end of gRPC")
     try:
@@ -317,7 +324,8 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
         await house.open()
         async with _grpc(settings, house) as (grpc_address, more):
             notes += more
-            await _Uvicorn(config, announce, house).serve(sockets=[sock, *([ollama] if ollama is not None else [])])
+            uvicorn_server = _Uvicorn(config, announce, house, server)
+            await uvicorn_server.serve(sockets=[sock, *([ollama] if ollama is not None else [])])
     finally:
         try:
             await house.close()

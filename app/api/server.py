@@ -10,10 +10,12 @@ from typing import Any
 from app.api import errors
 from app.api.auth import Guard
 from app.api.http import Request, Response, Route, Router, Stream, inflate
-from app.errors import PayloadTooLarge
+from app.errors import NotReady, PayloadTooLarge
 from app.settings import Settings
 
 _TOO_LONG = 128
+#: What is answered to the end.
+_ALIVE = ("/health", "/health/live", "/v2/health/live")
 
 
 class Server:
@@ -25,6 +27,21 @@ class Server:
         self._max_body = settings.max_body_mb << 20
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
+        self._answering = 0
+        self._leaving = False
+        self._idle = asyncio.Event()
+
+    async def drain(self, seconds: float) -> None:
+        """From now on refuse what comes; returns when what had come is answered, at most ``seconds`` later."""
+        self._leaving = True
+        if self._answering:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
+
+    def hurry(self) -> None:
+        """Do not wait any longer in `drain`."""
+        self._idle.set()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -35,6 +52,7 @@ class Server:
         extra: list[tuple[bytes, bytes]] = [(b"x-request-id", request.id.encode("latin-1"))]
         if request.path.startswith("/v1/messages"):
             extra.append((b"request-id", extra[0][1]))  # as Anthropic's clients read it
+        self._answering += 1
         try:
             if request.method == "OPTIONS" and request.header(b"access-control-request-method"):
                 extra += self._guard.check(request, "open")
@@ -42,6 +60,8 @@ class Server:
                 return
             route = self._router.find(request)
             extra += self._guard.check(request, route.scope)
+            if self._leaving and request.path not in _ALIVE:
+                raise NotReady("Pilothouse is stopping", hint="retry when it has started again")
             await self._read(request, receive)
             if route.stream:
                 await _cancel_on_disconnect(self._answer(route, request, send, extra), receive)
@@ -49,6 +69,10 @@ class Server:
                 await self._answer(route, request, send, extra)
         except Exception as error:
             await _send(send, errors.render(error, request.path), extra)
+        finally:
+            self._answering -= 1
+            if self._leaving and not self._answering:
+                self._idle.set()
 
     async def _answer(self, route: Route, request: Request, send: Any, extra: list[tuple[bytes, bytes]]) -> None:
         answer = await route.handler(request)
