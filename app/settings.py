@@ -43,6 +43,9 @@ class Settings:
     )
     max_restarts: int = _setting(5, "Times a worker is restarted within ten minutes before its deployment is failed.")
     start_timeout_s: float = _setting(300.0, "Longest time a worker may take to load its model.")
+    cache_url: str = _setting(
+        "", "Where response caches keep answers: redis://HOST:PORT/DATABASE; empty: in the daemon's memory."
+    )
     responses_limit: int = _setting(
         1000, "Answers of /v1/responses that are kept; the least recently used is forgotten first. 0: none is kept."
     )

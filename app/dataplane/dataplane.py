@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from app.dataplane import admission, items, routing
+from app.dataplane import admission, cached_calls, cached_text, items, routing
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor
@@ -65,23 +65,34 @@ class Dataplane:
                 raise
 
     async def _infer(self, target: Target, ask: Ask, inputs: list[Tensor]) -> Inference:
-        metrics = target.metrics
         if target.ensemble is not None:
             answer = await target.ensemble.run(self.infer, target, ask, inputs, ask.timeout_s or target.timeout_s)
-            answer.total_s = time.perf_counter() - ask.arrived
-            metrics.answered(answer.total_s, answer.queue_s, answer.compute_s, answer.batch_rows)
-            return answer
+        elif target.cache is not None and cached_calls.takes(target, ask):
+            answer = await cached_calls.infer(target.cache, target, ask, inputs, self._run)
+        else:
+            answer = await self._run(target, ask, inputs)
+        answer.total_s = time.perf_counter() - ask.arrived
+        target.metrics.answered(answer.total_s, answer.queue_s, answer.compute_s, answer.batch_rows)
+        return answer
+
+    @staticmethod
+    async def _run(target: Target, ask: Ask, inputs: list[Tensor]) -> Inference:
         assert target.batcher is not None
-        waiting = target.batcher.submit(inputs, ask.outputs, ask.timeout_s or target.timeout_s)
-        outputs = await waiting.result
-        total_s = time.perf_counter() - ask.arrived
-        metrics.answered(total_s, waiting.queue_s, waiting.compute_s, waiting.rows)
+        batcher = target.batcher
+        timeout_s = ask.timeout_s or target.timeout_s
+        waiting = batcher.submit(inputs, ask.outputs, timeout_s, priority=ask.priority, items=ask.items)
+        try:
+            outputs = await waiting.result
+        except asyncio.CancelledError:
+            batcher.abandon(waiting)
+            raise
         return Inference(
             target,
             outputs,
             queue_s=waiting.queue_s,
+            input_s=waiting.input_s,
             compute_s=waiting.compute_s,
-            total_s=total_s,
+            output_s=waiting.output_s,
             batch_rows=waiting.batch_rows,
         )
 
@@ -119,7 +130,13 @@ class Dataplane:
         """
         target, adapter = self.language(name)
         request.adapter = adapter
-        async with aclosing(self._tokens(target, request, arrived, media)) as events:
+
+        def write() -> AsyncGenerator[TokenEvent, None]:
+            return self._tokens(target, request, arrived, media)
+
+        cache = target.cache
+        text = write() if cache is None else cached_text.generate(cache, request, arrived, media, write)
+        async with aclosing(text) as events:
             yield events
 
     async def _tokens(
@@ -183,17 +200,24 @@ class Dataplane:
         assert target.pool is not None
         if isinstance(request, Rank) and target.language is not None and target.language.capabilities == ["embedding"]:
             return await items.by_cosine(lambda texts: self.embed(name, texts, arrived), request)
-        metrics = target.metrics
-        try:
-            replica = await target.pool.take(0, target.timeout_s)
+        metrics, pool, cached = target.metrics, target.pool, 0
+
+        async def run(wanted: Embed | Rank) -> tuple[Embedded, memoryview]:
+            replica = await pool.take(0, target.timeout_s)
             async with asyncio.timeout(target.timeout_s):
-                answer = await replica.embed(request)
+                return await replica.embed(wanted)
+
+        try:
+            if target.cache is None:
+                answer, values = await run(request)
+            else:
+                answer, values, cached = await cached_calls.embed(target.cache, request, target.timeout_s, run)
         except TimeoutError:
             metrics.failed("BACKEND")
             raise DeadlineExceeded(f"no answer came within {target.timeout_s:g} s", hint="retry later") from None
         except BaseException as error:
             metrics.failed(reason_of(error))
             raise
-        metrics.prompt(sum(answer[0].tokens), 0)
+        metrics.prompt(sum(answer.tokens), cached)
         metrics.finished(time.perf_counter() - arrived)
-        return answer
+        return answer, values

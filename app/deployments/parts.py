@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from app.errors import InvalidInput, NotFound
+from app.registry import cards
 from app.registry.formats import LORA, PROJECTOR
 from app.registry.names import check_name
 from app.registry.registry import Registry
@@ -102,6 +103,13 @@ def _pin(registry: Registry, reference: str, base: Version, part: str | None, fi
 def references(spec: DeploymentSpec) -> list[str]:
     """``NAME@VERSION`` of everything from the registry that ``spec`` needs beside its model."""
     return [*spec.adapters.values(), *filter(None, (spec.projector, spec.draft))]
+
+
+def digests(registry: Registry, spec: DeploymentSpec) -> dict[str, str]:
+    """What each of `references` is, by its name in `engines.protocol.Load.files`. Raises `ModelNotFound`."""
+    named = {f"adapter:{name}": reference for name, reference in spec.adapters.items()}
+    named |= {name: reference for name in ("projector", "draft") if (reference := getattr(spec, name))}
+    return {name: cards.identity(registry.resolve(reference)[1]) for name, reference in named.items()}
 
 
 def files(registry: Registry, spec: DeploymentSpec) -> dict[str, str]:

@@ -76,6 +76,7 @@ class Planner:
             settings.setdefault("speculative", "draft")
         cache_folder = await self._cache_folder(spec, version)
         files = parts.files(self._registry, spec)
+        digests = parts.digests(self._registry, spec)
         plans = [
             Plan(
                 place.interpreter,
@@ -92,6 +93,7 @@ class Planner:
                 self._settings.start_timeout_s,
                 self._settings.max_restarts,
                 cards.identity(version),
+                digests,
             )
             for place in (places[n % len(places)] for n in range(spec.replicas))
         ]

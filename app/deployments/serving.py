@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.dataplane.batcher import Batcher
+from app.dataplane import cache_key, cache_store
+from app.dataplane.batcher import Batcher, Batching, BatchSeen
+from app.dataplane.cache_key import Keys
 from app.dataplane.pool import Pool
+from app.dataplane.response_cache import ResponseCache
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor
 from app.errors import NotReady, PilothouseError
@@ -43,6 +46,7 @@ class Serving:
         self.ready: Ready | None = None
         self.batcher: Batcher | None = None
         self.pool: Pool | None = None
+        self.cache: ResponseCache | None = None
         self._metrics: RouteMetrics | None = None
         self._drain_end = math.inf
         self._stopping = asyncio.Lock()
@@ -87,23 +91,32 @@ class Serving:
         if ready.language is not None:
             self.pool = Pool(ready.language.sequences, queue_limit)
         elif ready.signature is not None:
-            self.batcher = Batcher(
-                batched=ready.signature.batched,
-                max_batch_size=int(self._option("max_batch_size", 32)),
-                max_queue_delay_us=int(self._option("max_queue_delay_us", 0) or 0),
-                queue_limit=queue_limit,
-                observe=self._observe,
-            )
+            batching = Batching.of(d.spec.settings, queue_limit)
+            card = self.plan.load.card
+            self.batcher = Batcher(ready.signature, batching, self._observe, items=ready.items, card=card)
+        if self._option("response_cache", False):
+            self.cache = self._open_cache(ready, self._metrics)
         self.ready = ready
+
+    def _open_cache(self, ready: Ready, metrics: RouteMetrics) -> ResponseCache:
+        store = cache_store.open_store(
+            self._settings.cache_url,
+            self.plan.digest,
+            int(self._option("response_cache_mb", 64)) << 20,
+            float(self._option("response_cache_ttl_s", 0)),
+        )
+        keys = Keys(cache_key.identity(self.plan.digest, self.plan.part_digests, self.plan.load, ready))
+        return ResponseCache(store, keys, metrics)
 
     @property
     def _classifies(self) -> bool:
         labels = bool(self.ready and self.ready.signature and self.ready.signature.labels)
         return labels or bool(self._deployment.labels) or self._deployment.task.endswith("classification")
 
-    def _observe(self, rows: int, compute_s: float, outputs: list[Tensor]) -> None:
+    def _observe(self, batch: BatchSeen) -> None:
         assert self._metrics is not None
-        self._metrics.batch(rows, compute_s)
+        self._metrics.batch(batch.rows, batch.compute_s)
+        outputs = batch.outputs
         if outputs and self._classifies:
             found = top_confidence(outputs[0].datatype, outputs[0].shape, outputs[0].data)
             if found is not None:
@@ -122,6 +135,11 @@ class Serving:
             queue = self.batcher or self.pool
             assert queue is not None
             self._metrics.queue_depth, self._metrics.in_flight = queue.depth, queue.in_flight
+        if self.batcher is not None and self._metrics is not None:
+            self._metrics.learned_rows = self.batcher.learned_rows
+            self._metrics.learned_delay_us = self.batcher.learned_delay_us
+        if self.cache is not None:
+            self.cache.refresh()
         if self.pool is not None and self._metrics is not None:
             pool = self.pool
             self._metrics.scheduler(pool.running, pool.depth, pool.kv_used, pool.cache_bytes)
@@ -168,6 +186,7 @@ class Serving:
             language=self.ready.language,
             batcher=self.batcher,
             pool=self.pool,
+            cache=self.cache,
             max_batch_size=int(self._option("max_batch_size", 32)),
         )
 
@@ -192,3 +211,5 @@ class Serving:
             self.refuse(NotReady(f"{self._deployment.route} is being stopped"))
             await asyncio.gather(*(keeper.stop() for keeper in self.keepers))
             self.refuse(NotReady(f"{self._deployment.route} was stopped"))  # what came back from a dead replica
+            if self.cache is not None:
+                await self.cache.close()

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -41,6 +41,8 @@ class Plan:
     max_restarts: int
     digest: str = ""
     """Of all that decides what the model answers: see `app.registry.cards.identity`."""
+    part_digests: Mapping[str, str] = field(default_factory=dict)
+    """The same of what is loaded beside the model."""
 
 
 class ReplicaKeeper:
