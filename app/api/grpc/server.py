@@ -1,6 +1,5 @@
 """The gRPC server: who may call what, errors as statuses, limits. It runs in the loop of the daemon."""
 
-import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,15 +11,14 @@ import grpc.aio
 
 from app.api.auth import Guard
 from app.api.grpc import inference_pb2, status
+from app.api.grpc.stream import Stream
 from app.api.http import Scope
 from app.errors import BadSetting, NotReady
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-#: Requests of one stream that are taken before their answers are read: beyond it the client is made to wait.
-STREAM_IN_FLIGHT = 128
 _METADATA_BYTES = 16 << 10
 _REQUEST_ID = "x-request-id"
-_TOO_LONG = 128
+_LONGEST_ID = 128
 
 
 class Rpc:
@@ -30,7 +28,7 @@ class Rpc:
 
     def __init__(self, context: grpc.aio.ServicerContext, new_id: Callable[[], str]):
         self._context = context
-        self.id: str = self.metadata(_REQUEST_ID)[:_TOO_LONG] or new_id()
+        self.id: str = self.metadata(_REQUEST_ID)[:_LONGEST_ID] or new_id()
 
     def metadata(self, name: str) -> str:
         """The first text under ``name``, or an empty one."""
@@ -50,16 +48,13 @@ class Rpc:
         return left
 
 
-Answer = Callable[[Any, Rpc], Awaitable[Any]]
-
-
 @dataclass(frozen=True)
 class Method:
     """One operation. ``failed`` is given for a stream: it makes the message that tells of an error of one request,
     after which the stream goes on."""
 
     name: str
-    answer: Answer
+    answer: Callable[[Any, Rpc], Awaitable[Any]]
     scope: Scope
     failed: Callable[[Any, str], Any] | None = None
 
@@ -71,7 +66,7 @@ class GrpcServer:
         self._guard = guard
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self._readers: set[asyncio.Task[None]] = set()
+        self._streams: set[Stream] = set()
         self._stopping = False
         self._server = grpc.aio.server(
             options=[
@@ -81,9 +76,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # otherwise two daemons would share a port without a word
             ]
         )
-        self._server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(SERVICE.full_name, {m.name: self._handler(m) for m in methods})]
-        )
+        handlers = {method.name: self._handler(method) for method in methods}
+        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)])
 
     async def start(self, host: str, port: int) -> int:
         """The port that it listens on. Raises `BadSetting` where that cannot be had."""
@@ -99,8 +93,8 @@ class GrpcServer:
         """Refuse new calls, let the running ones end for ``grace_s``, then cancel them. Streams end once what they
         have read is answered."""
         self._stopping = True
-        for reader in self._readers:
-            reader.cancel()
+        for stream in self._streams:
+            stream.finish()
         await self._server.stop(grace_s)
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler:
@@ -111,12 +105,9 @@ class GrpcServer:
             return grpc.stream_stream_rpc_method_handler(self._stream(method, method.failed), decode, encode)
         return grpc.unary_unary_rpc_method_handler(self._unary(method), decode, encode)
 
-    def _new_id(self) -> str:
-        return f"{self._prefix}-{next(self._numbers)}"
-
     def _enter(self, method: Method, context: grpc.aio.ServicerContext) -> Rpc:
         """Raises `Unauthorized` or `Forbidden`."""
-        rpc = Rpc(context, self._new_id)
+        rpc = Rpc(context, lambda: f"{self._prefix}-{next(self._numbers)}")
         context.set_trailing_metadata(((_REQUEST_ID, rpc.id),))
         self._guard.check_key(rpc, method.scope)
         return rpc
@@ -126,49 +117,37 @@ class GrpcServer:
             try:
                 return await method.answer(request, self._enter(method, context))
             except Exception as error:
-                await self._abort(context, error, method.name)
+                await _abort(context, error, method.name)
 
         return serve
-
-    async def _abort(self, context: grpc.aio.ServicerContext, error: Exception, name: str) -> None:
-        known = status.known(error, name)
-        metadata = (*context.trailing_metadata(), *status.retry(known))
-        await context.abort(status.code(known), status.text(known), metadata)
 
     def _stream(
         self, method: Method, failed: Callable[[Any, str], Any]
     ) -> Callable[[AsyncIterator[Any], grpc.aio.ServicerContext], Awaitable[None]]:
-        """Requests run side by side; their answers leave in the order in which they came."""
-
-        async def one(request: Any, rpc: Rpc) -> Any:
-            try:
-                return await method.answer(request, rpc)
-            except Exception as error:
-                return failed(request, status.text(status.known(error, method.name)))
-
-        async def read(
-            requests: AsyncIterator[Any], rpc: Rpc, group: asyncio.TaskGroup, answers: asyncio.Queue[Any]
-        ) -> None:
-            try:
-                async for request in requests:
-                    await answers.put(group.create_task(one(request, rpc)))
-            finally:
-                await answers.put(None)
-
         async def serve(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
+            async def answer(request: Any) -> Any:
+                try:
+                    return await method.answer(request, rpc)
+                except Exception as error:
+                    known = status.known(error, method.name)
+                    return known if strict else failed(request, status.text(known))
+
+            stream = Stream(requests, context, answer)
+            self._streams.add(stream)
             try:
                 rpc = self._enter(method, context)
+                strict = rpc.metadata("triton_grpc_error") == "true"  # Triton's word for: the first error ends it
+                await stream.run()
+                if self._stopping:
+                    raise NotReady("the server is stopping", hint="connect again")
             except Exception as error:
-                await self._abort(context, error, method.name)
-                return
-            answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(STREAM_IN_FLIGHT)
-            async with asyncio.TaskGroup() as group:
-                reader = group.create_task(read(requests, rpc, group, answers))
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
-                while (answer := await answers.get()) is not None:
-                    await context.write(await answer)
-            if self._stopping:
-                await self._abort(context, NotReady("the server is stopping", hint="connect again"), method.name)
+                await _abort(context, error, method.name)
+            finally:
+                self._streams.discard(stream)
 
         return serve
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> None:
+    known = status.known(error, method)
+    await context.abort(status.code(known), status.text(known), (*context.trailing_metadata(), *status.retry(known)))
