@@ -134,7 +134,7 @@ class TokenizeText(Step, frozen=True, tag="tokenize"):
     truncate: bool = True
     """Whether a longer text is cut; else it is refused."""
     pairs: bool = False
-    """The item is a JSON list of two texts, as a reranker takes: the query, the document. Of a pair the second is
+    """The item is a JSON list of two texts, as a reranker takes: the query, the document. Of a pair the longer is
     cut."""
     special_tokens: bool = True
     """Begin and end as the tokenizer's own template says."""

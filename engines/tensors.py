@@ -102,11 +102,11 @@ def pack(arrays: dict[str, np.ndarray]) -> tuple[list[TensorHeader], list[bytes 
 
 def from_bf16(bits: np.ndarray) -> np.ndarray:
     """The upper halves of FP32 numbers -> FP32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return (np.ascontiguousarray(bits).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:
     """FP32 -> its upper halves, rounded to the nearest, half to even."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    bits = np.asarray(values, np.float32, order="C").view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16).view(BF16)

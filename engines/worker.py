@@ -11,11 +11,15 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import psutil
 
 from engines import protocol, tensors
+from engines.card import Card
 from engines.engine import EngineError, TensorEngine, TokenEngine
 from engines.protocol import (
     Abort,
@@ -31,6 +35,9 @@ from engines.protocol import (
     Tokenize,
     Unload,
 )
+
+if TYPE_CHECKING:
+    from engines.steps.plan import Steps
 
 #: name -> "module:class"; imported in the worker only, and only the one that is asked for.
 ENGINES = {
@@ -154,6 +161,7 @@ def serve() -> int:
         assert isinstance(message, Load)
         try:
             engine = load_engine(message)
+            steps = _open_steps(message, engine)
         except EngineError as error:
             channel.send(Failed(error.code, error.message, error.hint))
             return 1
@@ -165,13 +173,48 @@ def serve() -> int:
             _serve_tokens(channel, engine)  # type: ignore[arg-type]
         else:
             linger_s = float(message.settings.get("linger_us", LINGER_US)) / 1e6 if MSG_DONTWAIT else 0.0
-            _serve_tensors(channel, engine, linger_s)  # type: ignore[arg-type]
+            _serve_tensors(channel, engine, steps, linger_s)  # type: ignore[arg-type]
     except (EOFError, ConnectionError):
         return 0
     return 0
 
 
-def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> None:
+def _open_steps(load: Load, engine: TensorEngine | TokenEngine) -> "Steps | None":
+    """The declared steps of a tensor model, tried once; tells ``engine.ready`` of them. Raises `EngineError`."""
+    ready = engine.ready
+    if ready.signature is None or load.card == Card():
+        return None
+    from engines.steps.check import check
+
+    check(load.card, ready.signature)
+    if not load.card.item:
+        return None
+    from engines.steps.plan import Steps
+
+    steps = Steps(load.card, Path(load.path).parent, ready.signature)
+    steps.warm(engine.infer)  # type: ignore[union-attr]
+    ready.items = steps.items
+    ready.memory_bytes = psutil.Process().memory_info().rss
+    return steps
+
+
+class _Timed:
+    """An engine's `infer` that notes how long it takes."""
+
+    def __init__(self, engine: TensorEngine):
+        self._infer = engine.infer
+        self.compute_ns = 0
+        self.ended_ns = 0
+
+    def __call__(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        started = time.perf_counter_ns()
+        given = self._infer(inputs, outputs)
+        self.ended_ns = time.perf_counter_ns()
+        self.compute_ns += self.ended_ns - started
+        return given
+
+
+def _serve_tensors(channel: Channel, engine: TensorEngine, steps: "Steps | None", linger_s: float) -> None:
     alone = False
     while True:
         # A batch of one says that its client waits for the answer before it asks again: stay awake for that. Larger
@@ -180,9 +223,14 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> N
             if not isinstance(message, Infer):
                 continue
             alone = bool(message.inputs) and message.inputs[0].shape[:1] == [1]
-            started = time.perf_counter_ns()
+            started_ns = time.perf_counter_ns()
+            timed = _Timed(engine)
             try:
-                outputs = engine.infer(tensors.unpack(message.inputs, payload), message.outputs)
+                inputs = tensors.unpack(message.inputs, payload)
+                if message.items:
+                    outputs = _run_items(steps, inputs, timed, message.outputs)
+                else:
+                    outputs = timed(inputs, message.outputs)
                 headers, parts = tensors.pack(outputs)
             except EngineError as error:
                 channel.send(Rejected(message.id, error.code, error.message, error.field, error.hint))
@@ -191,7 +239,20 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, linger_s: float) -> N
                 traceback.print_exc()
                 channel.send(Rejected(message.id, "engine_failed", f"{type(error).__name__}: {error}"[:400]))
                 continue
-            channel.send(Inferred(message.id, headers, (time.perf_counter_ns() - started) // 1000), parts)
+            output_ns = time.perf_counter_ns() - timed.ended_ns
+            input_ns = timed.ended_ns - started_ns - timed.compute_ns
+            answer = Inferred(message.id, headers, timed.compute_ns // 1000, input_ns // 1000, output_ns // 1000)
+            channel.send(answer, parts)
+
+
+def _run_items(
+    steps: "Steps | None", inputs: dict[str, np.ndarray], infer: _Timed, wanted: Sequence[str]
+) -> dict[str, np.ndarray]:
+    if steps is None:
+        raise EngineError("invalid_input", "this model has no declared steps: it takes tensors", field="item")
+    if list(inputs) != ["item"] or inputs["item"].dtype.kind != "O":
+        raise EngineError("invalid_input", "items are one BYTES tensor named item", field="item")
+    return steps.run(inputs["item"].reshape(-1).tolist(), infer, wanted)
 
 
 def _serve_tokens(channel: Channel, engine: TokenEngine) -> None:

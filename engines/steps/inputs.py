@@ -1,0 +1,198 @@
+"""From an item to what a model takes. An item is a dict of the values it has so far, by name."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from engines.card import (
+    BeforeStep,
+    Cast,
+    Columns,
+    Constant,
+    Crop,
+    DecodeAudio,
+    DecodeImage,
+    FileBytes,
+    Frame,
+    Layout,
+    Length,
+    MelSpectrogram,
+    Normalize,
+    Reshape,
+    Resize,
+    TokenizeText,
+)
+from engines.engine import EngineError
+from engines.steps.geometry import GEOMETRY
+from engines.tensors import DTYPES
+
+Item = dict[str, Any]
+#: Changes the items. Raises `EngineError` (``invalid_input``) naming the item.
+Apply = Callable[[Sequence[Item]], None]
+_json = msgspec.json.Decoder()
+
+
+def unwrap(kind: str, data: bytes) -> Any:
+    """The first value of an item. Raises `ValueError`."""
+    match kind:
+        case "text":
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                raise ValueError("the text is not UTF-8") from None
+        case "row":
+            try:
+                return _json.decode(data)
+            except msgspec.DecodeError as error:
+                raise ValueError(f"the row is not JSON: {error}") from None
+        case _:
+            return data
+
+
+def build(step: BeforeStep, source: str, folder: Path, wanted: Collection[str]) -> tuple[Apply, str]:
+    """What ``step`` does, and the name of what it gives first. ``wanted``: the names that the model and the steps after
+    it take. Libraries are imported for the steps that need them. Raises `EngineError`."""
+    target = step.output or source
+    match step:
+        case DecodeImage() | Resize() | Crop():
+            return _image(step, source, target), target
+        case TokenizeText():
+            return _tokenize(step, source, folder, wanted), step.ids
+        case Columns(into="inputs"):
+            from engines.steps.tabular import TableRow
+
+            inputs = TableRow(step).inputs
+            return each(lambda item: item.update(inputs(item[source]))), step.columns[0].input or step.columns[0].name
+        case Constant():
+            value = np.array(step.value, DTYPES[step.datatype])
+            return each(lambda item: item.__setitem__(step.output, value)), source
+        case _:
+            function = _function(step)
+            return each(lambda item: item.__setitem__(target, function(item[source]))), target
+
+
+def _function(step: BeforeStep) -> Callable[[Any], np.ndarray]:
+    match step:
+        case Layout():
+            axes = (2, 0, 1) if step.to == "CHW" else (1, 2, 0)
+            return lambda x: _ranked(x, 3).transpose(axes)
+        case Normalize():
+            return lambda x: normalize(step, x)
+        case Cast():
+            return lambda x: np.asarray(x).astype(DTYPES[step.datatype])
+        case Reshape():
+            return lambda x: np.asarray(x).reshape(step.shape)
+        case Length():
+            return lambda x: exact_length(step, np.asarray(x))
+        case DecodeAudio() | Frame() | MelSpectrogram():
+            return _sound(step)
+        case Columns():
+            from engines.steps.tabular import TableRow
+
+            return TableRow(step).matrix
+        case FileBytes():
+            from engines.steps.tabular import file_bytes
+
+            return lambda data: file_bytes(step, data.encode() if isinstance(data, str) else data)
+        case _:
+            raise AssertionError(step)
+
+
+def each(function: Callable[[Item], None]) -> Apply:
+    """``function`` for each item; what it finds wrong is said with the item's index."""
+
+    def apply(items: Sequence[Item]) -> None:
+        for index, item in enumerate(items):
+            try:
+                function(item)
+            except ValueError as error:
+                raise unreadable(index, error) from None
+
+    return apply
+
+
+def unreadable(index: int, error: Exception) -> EngineError:
+    return EngineError("invalid_input", f"item[{index}]: {error}", field=f"item[{index}]")
+
+
+def normalize(step: Normalize, values: Any) -> np.ndarray:
+    """Raises `ValueError`."""
+    array = np.asarray(values, np.float32)
+    mean, std = np.asarray(step.mean, np.float32), np.asarray(step.std, np.float32)
+    channels = max(mean.size, std.size)
+    if channels > 1:
+        shape = [1] * array.ndim
+        shape[step.channel_axis] = channels
+        if array.shape[step.channel_axis] != channels:
+            raise ValueError(f"{channels} means, but {array.shape[step.channel_axis]} channels")
+        mean, std = (x.reshape(shape) if x.ndim else x for x in (mean, std))
+    return (array * np.float32(step.scale) - mean) / std
+
+
+def exact_length(step: Length, values: np.ndarray) -> np.ndarray:
+    lacking = step.size - values.shape[step.axis]
+    if lacking > 0:
+        widths = [(0, 0)] * values.ndim
+        widths[step.axis] = (0, lacking) if step.side == "end" else (lacking, 0)
+        return np.pad(values, widths, constant_values=np.array(step.fill, values.dtype))
+    places: list[slice] = [slice(None)] * values.ndim
+    places[step.axis] = slice(0, step.size) if step.side == "end" else slice(-lacking, None)
+    return values[tuple(places)]
+
+
+def _ranked(values: Any, rank: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != rank:
+        raise ValueError(f"{array.ndim} axes where {rank} are needed")
+    return array
+
+
+def _image(step: DecodeImage | Resize | Crop, source: str, target: str) -> Apply:
+    from engines.steps import image
+    from engines.steps.geometry import Geometry
+
+    def apply(item: Item) -> None:
+        if isinstance(step, DecodeImage):
+            item[target], item[GEOMETRY] = image.decode(step, item[source])
+            return
+        pixels = _ranked(item[source], 3)
+        size = (pixels.shape[1], pixels.shape[0])
+        change = image.resize if isinstance(step, Resize) else image.crop
+        item[target], item[GEOMETRY] = change(step, pixels, item.get(GEOMETRY) or Geometry(size, size))  # type: ignore[arg-type]
+
+    return each(apply)
+
+
+def _sound(step: DecodeAudio | Frame | MelSpectrogram) -> Callable[[Any], np.ndarray]:
+    from engines.steps import audio
+
+    match step:
+        case DecodeAudio():
+            return lambda data: audio.decode(step, data)
+        case Frame():
+            return lambda sound: audio.frame(step, _ranked(sound, 1))
+        case _:
+            return lambda sound: audio.mel_spectrogram(step, _ranked(sound, 1))
+
+
+def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[str]) -> Apply:
+    from engines.steps.text import TextTokenizer
+
+    tokenizer = TextTokenizer(step, folder, wanted)
+
+    def apply(items: Sequence[Item]) -> None:
+        if step.pairs:
+            each(lambda item: item.__setitem__(source, tokenizer.pair(item[source])))(items)
+        arrays, counts = tokenizer([item[source] for item in items])
+        for index, item in enumerate(items):
+            if not step.truncate and counts[index] > tokenizer.max_tokens:
+                raise unreadable(
+                    index, ValueError(f"the text has {counts[index]} tokens, the model takes {tokenizer.max_tokens}")
+                )
+            item.update({name: array[index] for name, array in arrays.items()})
+            item["tokens"] = counts[index]
+
+    return apply
