@@ -1,74 +1,130 @@
 """Dynamic batching of one tensor deployment: all its replicas pull from one queue.
 
-A batch leaves as soon as a replica is free (``max_queue_delay_us`` 0), so an idle server adds no wait and a busy
-one fills its batches by itself; a delay makes a free replica wait for more rows, up to ``max_batch_size``.
+A batch leaves as soon as a replica is free, so an idle server adds no wait and a busy one fills its batches by itself.
+A free replica waits only where that was asked for (`Batching.max_queue_delay_us`) or, by default, where what was
+learned says that those who were just answered will be back before it pays to go without them. While a replica computes,
+one full batch may be sent ahead to it, so that it never waits for the hop.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from app.dataplane.tensors import Tensor, join, split, views, whole
-from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, QueueFull, ReplicaLost
+from app.dataplane.layout import BatchMismatch, Layout
+from app.dataplane.learning import Returns, RunTimes, worth_waiting
+from app.dataplane.queue import Bucket, Queue
+from app.dataplane.tensors import Tensor, views, whole
+from app.dataplane.waiting import Waiting
+from app.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidInput,
+    NotReady,
+    PilothouseError,
+    QueueFull,
+    ReplicaLost,
+)
 from app.workers.client import Answer, WorkerClient
+from engines.card import Card
+from engines.protocol import Inferred, Signature
 
 #: How long after their timeout a replica may go on with requests before it is taken for hung.
 STUCK_S = 30.0
+#: Models of so many kinds of requests (shapes, mostly) are learned apart; the rest together.
+_MOST_LEARNED = 64
+#: So many batches after requests came together the next ones are expected to.
+_CROWD = 16
+#: Every so many full batches one may be larger than was learned to be enough, so that it can be learned anew.
+_EXPLORE = 32
+#: A batch that runs longer than this is not sent ahead: the hop is nothing beside it, and another replica may be free
+#: before it.
+_AHEAD_S = 0.1
 
 
-class Waiting:
-    """One request in the queue. ``result`` gives its outputs; the times are seconds."""
+@dataclass(frozen=True)
+class Batching:
+    """The settings of `app.deployments.options` that are about batches."""
 
-    __slots__ = (
-        "arrived",
-        "batch_rows",
-        "compute_s",
-        "deadline",
-        "inputs",
-        "key",
-        "outputs",
-        "queue_s",
-        "result",
-        "rows",
-    )
+    max_batch_size: int = 32
+    max_queue_delay_us: int | None = None
+    """`None`: learned."""
+    preferred_batch_sizes: tuple[int, ...] = ()
+    priority_levels: int = 1
+    default_priority_level: int | None = None
+    preserve_order: bool = False
+    queue_limit: int = 256
 
-    def __init__(
-        self, inputs: list[Tensor], outputs: list[str], deadline: float, result: "asyncio.Future[list[Tensor]]"
-    ):
-        self.inputs, self.outputs = inputs, outputs
-        self.rows = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-        #: Requests with equal keys can share a batch.
-        self.key = ([(t.name, t.datatype, t.shape[1:]) for t in inputs], outputs)
-        self.arrived = time.perf_counter()
-        self.deadline = deadline
-        self.result = result
-        self.queue_s = self.compute_s = 0.0
-        self.batch_rows = 0
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], queue_limit: int) -> "Batching":
+        """From the settings of a deployment."""
+        given = {name: settings[name] for name in cls.__dataclass_fields__ if settings.get(name) is not None}
+        given["preferred_batch_sizes"] = tuple(given.get("preferred_batch_sizes", ()))
+        return cls(**(given | {"queue_limit": queue_limit}))
+
+
+@dataclass(slots=True)
+class BatchSeen:
+    """One batch, for whoever counts. Times in seconds."""
+
+    rows: int
+    input_s: float
+    compute_s: float
+    output_s: float
+    outputs: list[Tensor]
+
+
+class _Batch:
+    __slots__ = ("ahead", "entries", "rows")
+
+    def __init__(self, entries: list[Waiting], ahead: bool):
+        self.entries, self.ahead = entries, ahead
+        self.rows = sum(entry.rows for entry in entries)
 
 
 class Batcher:
-    """Single-threaded. ``observe(rows, compute_s, outputs)`` is called once a batch."""
+    """Single-threaded. ``observe`` is called once a batch. ``clock`` gives seconds and is the loop's in tests."""
 
     def __init__(
         self,
+        signature: Signature,
+        batching: Batching,
+        observe: Callable[[BatchSeen], None],
         *,
-        batched: bool,
-        max_batch_size: int,
-        max_queue_delay_us: int,
-        queue_limit: int,
-        observe: Callable[[int, float, list[Tensor]], None],
+        items: Signature | None = None,
+        card: Card | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ):
-        self._limit_rows = max_batch_size if batched else 1
-        self._batched = batched and max_batch_size > 1
-        self._delay_s = max_queue_delay_us / 1e6
-        self._queue_limit = queue_limit
-        self._observe = observe
-        self._queue: deque[Waiting] = deque()
+        limit = batching.max_batch_size
+        self._layout = Layout(signature, limit, padding=card.padding if card else None)
+        self._items = Layout(items, limit, items=True) if items is not None else self._layout
+        self._batching, self._observe, self._clock = batching, observe, clock
+        self._preferred = sorted(size for size in batching.preferred_batch_sizes if size <= limit)
+        self._levels = batching.priority_levels
+        self._level = (batching.default_priority_level or (self._levels + 1) // 2) - 1
+        delay_us = batching.max_queue_delay_us
+        self._delay_s = None if delay_us is None else delay_us / 1e6
+        self._holds = bool(self._preferred or self._delay_s)
+        self._queue: Queue[Waiting] = Queue(self._levels)
+        self._order: deque[Waiting] | None = deque() if batching.preserve_order else None
         self._idle: list[WorkerClient] = []
         self._clients: set[WorkerClient] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._running: dict[WorkerClient, list[Waiting]] = {}
+        self._running: dict[WorkerClient, deque[_Batch]] = {}
+        self._times: dict[Hashable, RunTimes] = {}
+        self._returns = Returns()
+        self._crowd = 0
+        self._capped = 0
+        self._turn_due = False
+        self._delay_timer: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
+        self._wait_until = 0.0
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._next_deadline = float("inf")
+        self._learned_delay_s = 0.0
+        self.learned_rows = 0
+        """Rows of the last kind of batch at which it leaves at once."""
         self.closed = False
 
     @property
@@ -76,8 +132,13 @@ class Batcher:
         return len(self._queue)
 
     @property
+    def learned_delay_us(self) -> int:
+        """How long a free replica has waited for more rows of late."""
+        return round(self._learned_delay_s * 1e6)
+
+    @property
     def in_flight(self) -> int:
-        return sum(map(len, self._running.values()))
+        return sum(len(batch.entries) for batches in self._running.values() for batch in batches)
 
     # --- replicas -------------------------------------------------------------------------------------
 
@@ -94,123 +155,325 @@ class Batcher:
     def close(self, error: PilothouseError) -> None:
         """Refuse what waits; what runs is answered."""
         self.closed = True
-        while self._queue:
-            self._fail(self._queue.popleft(), error)
+        for waiting in list(self._queue):
+            self._fail(waiting, error)
 
     # --- requests -------------------------------------------------------------------------------------
 
-    def submit(self, inputs: list[Tensor], outputs: list[str], timeout_s: float) -> Waiting:
-        """Queue one request. Raises `QueueFull` at once; ``Waiting.result`` may raise `DeadlineExceeded`,
-        `ReplicaLost` or what the engine refused it for."""
+    def admit(self) -> None:
+        """Raises `QueueFull` or `NotReady` at once: cheap enough to be asked before a request is even read."""
         if self.closed:
             raise NotReady("this deployment is stopping")
-        if len(self._queue) >= self._queue_limit:
+        if len(self._queue) >= self._batching.queue_limit:
             raise QueueFull(
-                f"{self._queue_limit} requests are waiting already",
+                f"{self._batching.queue_limit} requests are waiting already",
                 hint="retry later, or raise queue_limit",
                 field="queue_limit",
             )
-        future: asyncio.Future[list[Tensor]] = asyncio.get_running_loop().create_future()
-        waiting = Waiting(inputs, outputs, time.perf_counter() + timeout_s, future)
-        self._queue.append(waiting)
-        self._pump()
+
+    def submit(
+        self, inputs: list[Tensor], outputs: list[str], timeout_s: float, *, priority: int = 0, items: bool = False
+    ) -> Waiting:
+        """Queue one request. Raises `QueueFull`, `InvalidInput` (a priority that there is not) at once;
+        ``Waiting.result`` may raise `DeadlineExceeded`, `ReplicaLost` or what the engine refused it for. Whoever no
+        longer wants the answer calls `abandon`."""
+        self.admit()
+        level = self._level
+        if priority:
+            if not 0 < priority <= self._levels:
+                raise InvalidInput(
+                    f"priority must be from 1 to {self._levels}, not {priority}",
+                    hint="raise priority_levels of the deployment, or leave priority out",
+                    field="parameters.priority",
+                )
+            level = priority - 1
+        now = self._clock()
+        loop = asyncio.get_running_loop()
+        layout = self._items if items else self._layout
+        deadline = now + timeout_s
+        waiting = Waiting(inputs, outputs, layout, level, now, deadline, loop.create_future())
+        self._returns.arrived(now)
+        if self._order is not None:
+            self._order.append(waiting)
+        if deadline < self._next_deadline:
+            self._set_deadline(deadline, now)
+        if self._idle and not self._crowd and not self._queue and not self._holds and waiting.rows <= waiting.most:
+            self._send(self._idle.pop(), [waiting], ahead=False)  # most requests of a calm server
+            return waiting
+        bucket = self._queue.push(waiting)
+        if self._idle:
+            if not self._crowd:
+                self._pump()
+            elif not self._turn_due:  # those that the loop read together leave together
+                self._turn_due = True
+                loop.call_soon(self._turn)
+        elif bucket.rows >= self._target(bucket) and self._ahead_of(bucket) is not None:
+            self._pump()
         return waiting
 
+    def abandon(self, waiting: Waiting) -> None:
+        """Nobody waits for the answer any more: it is not run, if it is not running yet."""
+        self._queue.drop(waiting)
+        waiting.result.cancel()
+        self._release()
+
     def expire(self) -> None:
-        """Answer what has taken too long, waiting or running; called once a second."""
-        now = time.perf_counter()
-        for waiting in [entry for batch in (self._queue, *self._running.values()) for entry in batch]:
-            if waiting.deadline < now:
+        """Answer what has taken too long, waiting or running. Called when the next deadline has come."""
+        now = self._clock()
+        nearest = float("inf")
+        for waiting in [*self._queue, *self._all_running()]:
+            if waiting.result.done():
+                continue
+            if waiting.deadline <= now:
                 self._fail(waiting, DeadlineExceeded("the request took longer than its timeout", hint="retry later"))
+            else:
+                nearest = min(nearest, waiting.deadline)
+        self._set_deadline(nearest, now)
 
     def stuck(self) -> list[WorkerClient]:
         """Replicas that work on nothing but requests which were answered as too late `STUCK_S` ago."""
-        limit = time.perf_counter() - STUCK_S
-        return [c for c, batch in self._running.items() if all(entry.deadline < limit for entry in batch)]
+        limit = self._clock() - STUCK_S
+        return [
+            client
+            for client, batches in self._running.items()
+            if all(entry.deadline < limit for entry in batches[0].entries)
+        ]
 
-    @staticmethod
-    def _fail(waiting: Waiting, error: PilothouseError) -> None:
+    def _all_running(self) -> Iterable[Waiting]:
+        return (entry for batches in self._running.values() for batch in batches for entry in batch.entries)
+
+    def _set_deadline(self, deadline: float, now: float) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        self._next_deadline = deadline
+        if deadline < float("inf"):
+            # A millisecond late rather than early: timers tick so, and an early one would find nothing.
+            delay = max(deadline - now, 0.0) + 0.001
+            self._deadline_timer = asyncio.get_running_loop().call_later(delay, self.expire)
+
+    def _fail(self, waiting: Waiting, error: PilothouseError) -> None:
+        self._queue.drop(waiting.root)
         if not waiting.result.done():
             waiting.result.set_exception(error)
+        self._release()
 
-    def _pump(self) -> None:
-        while self._queue and self._idle:
-            if self._delay_s and not self._due():
-                return
-            batch = self._take()
-            if batch:
-                self._send(self._idle.pop(), batch)
+    # --- when a batch leaves, and which ---------------------------------------------------------------
 
-    def _due(self) -> bool:
-        """Whether the head of the queue must leave now; otherwise a timer will pump again."""
-        wait_s = self._queue[0].arrived + self._delay_s - time.perf_counter()
-        if wait_s <= 0 or not self._batched or sum(entry.rows for entry in self._queue) >= self._limit_rows:
-            return True
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
-        return False
-
-    def _on_timer(self) -> None:
-        self._timer = None
+    def _turn(self) -> None:
+        self._turn_due = False
         self._pump()
 
-    def _take(self) -> list[Waiting]:
-        """The head of the queue and what may join it, in order; those given up meanwhile are dropped."""
-        queue = self._queue
-        while queue and queue[0].result.done():
-            queue.popleft()
-        if not queue:
-            return []
-        head = queue.popleft()
-        batch, rows = [head], head.rows
-        while self._batched and queue and queue[0].key == head.key and rows + queue[0].rows <= self._limit_rows:
-            entry = queue.popleft()
-            if not entry.result.done():
-                batch.append(entry)
-                rows += entry.rows
+    def _pump(self) -> None:
+        while self._queue:
+            ahead = not self._idle
+            bucket = self._next(ahead)
+            if bucket is None:
+                return
+            client = self._ahead_of(bucket) if ahead else self._idle[-1]
+            if client is None:
+                return
+            batch = self._take(bucket)
+            if not batch:
+                continue
+            if not ahead:
+                self._idle.pop()
+            self._send(client, batch, ahead)
+
+    def _next(self, ahead: bool) -> Bucket[Waiting] | None:
+        """The bucket that a batch should leave from now; `None` is to wait, and a timer is set."""
+        bucket = self._queue.first()
+        if bucket.rows >= self._target(bucket):
+            return bucket
+        wait_s = float("inf") if ahead else self._wait_s(bucket)
+        if wait_s <= 0:
+            return bucket
+        if not ahead:
+            self._wake_in(wait_s)
+        return next((other for other in self._queue.buckets.values() if other.rows >= self._target(other)), None)
+
+    def _wait_s(self, bucket: Bucket[Waiting]) -> float:
+        """How long the bucket's head should still wait for others, with a replica free for it."""
+        if bucket.most == 1 or (self._preferred and bucket.rows >= self._preferred[0]):
+            return 0.0
+        now = self._clock()
+        if self._delay_s is not None:
+            return bucket.head().arrived + self._delay_s - now
+        times = self._times.get(bucket.key)
+        if times is None or len(self._idle) > 1:
+            return 0.0
+        if self._wait_until and now >= self._wait_until:
+            self._returns.missed()
+            return 0.0
+        expected, most = worth_waiting(bucket.rows, bucket.most, self._returns, times.predict, now)
+        if not self._wait_until:
+            self._learned_delay_s += (expected - self._learned_delay_s) / 16
+            self._wait_until = now + most
+        return self._wait_until - now if expected > 0 else 0.0
+
+    def _wake_in(self, seconds: float) -> None:
+        at = self._clock() + seconds
+        if self._delay_timer is not None:
+            if self._wake_at <= at:
+                return
+            self._delay_timer.cancel()
+        self._wake_at = at
+        self._delay_timer = asyncio.get_running_loop().call_later(seconds, self._on_delay)
+
+    def _on_delay(self) -> None:
+        self._delay_timer = None
+        self._pump()
+
+    def _ahead_of(self, bucket: Bucket[Waiting]) -> WorkerClient | None:
+        """A replica with one batch and room for the next, if that is worth it; only asked when none is idle."""
+        times = self._times.get(bucket.key)
+        if times is None or times.predict(min(bucket.rows, bucket.most)) > _AHEAD_S:
+            return None
+        for client, batches in self._running.items():
+            if len(batches) == 1 and not client.lost and client in self._clients:
+                return client
+        return None
+
+    def _target(self, bucket: Bucket[Waiting]) -> int:
+        """Rows that make a full batch."""
+        if bucket.most == 1:
+            return 1
+        if self._preferred:
+            return self._preferred[-1]
+        times = self._times.get(bucket.key)
+        return bucket.most if times is None or self._delay_s is not None else times.best_rows
+
+    def _take(self, bucket: Bucket[Waiting]) -> list[Waiting]:
+        """The next batch; those given up meanwhile are left out."""
+        most = self._target(bucket)
+        if self._preferred:
+            most = max((size for size in self._preferred if size <= bucket.rows), default=most)
+        elif most < bucket.rows:
+            self._capped += 1
+            if self._capped % _EXPLORE == 0:
+                most = min(2 * most, bucket.most)
+        batch = []
+        for entry, start, stop in self._queue.take(bucket, most):
+            if entry.result.done():
+                self._queue.drop(entry)
+            else:
+                batch.append(entry if stop - start == entry.rows else entry.part(start, stop))
         return batch
 
-    def _send(self, client: WorkerClient, batch: list[Waiting]) -> None:
-        now = time.perf_counter()
-        for waiting in batch:
-            waiting.queue_s += now - waiting.arrived
-        headers, parts = join([entry.inputs for entry in batch]) if len(batch) > 1 else whole(batch[0].inputs)
+    # --- batches --------------------------------------------------------------------------------------
+
+    def _send(self, client: WorkerClient, entries: list[Waiting], ahead: bool) -> None:
+        batch = _Batch(entries, ahead)
+        now = self._clock()
+        for waiting in entries:
+            waiting.sent(now)
+        layout, inputs = entries[0].layout, entries[0].inputs
+        headers, parts = layout.join([entry.inputs for entry in entries]) if len(entries) > 1 else whole(inputs)
         try:
-            client.infer(headers, parts, batch[0].outputs, lambda answer: self._answered(client, batch, answer))
+            client.infer(
+                headers,
+                parts,
+                entries[0].outputs,
+                lambda answer: self._answered(client, batch, answer),
+                items=layout.items,
+            )
         except ReplicaLost:  # it died a moment ago; its keeper will take it out
-            self._queue.extendleft(reversed(batch))
+            self._queue.push_back(entries)
             return
         except PilothouseError as error:  # too large for one message: the replica is as good as before
-            self._idle.append(client)
-            for waiting in batch:
+            if not ahead:
+                self._idle.append(client)
+            for waiting in entries:
                 self._fail(waiting, error)
             return
-        self._running[client] = batch
+        if ahead:
+            self._running[client].append(batch)
+            return
+        self._running[client] = deque((batch,))
+        self._wait_until = 0.0
+        if len(entries) > 1 or self._queue:
+            self._crowd = _CROWD
+        elif self._crowd:
+            self._crowd -= 1
 
-    def _answered(self, client: WorkerClient, batch: list[Waiting], answer: Answer) -> None:
-        del self._running[client]
-        if client in self._clients and not client.lost:
-            self._idle.append(client)
-        if isinstance(answer, tuple):
-            message, payload = answer
-            self._deliver(batch, views(message.outputs, payload), message.compute_us / 1e6)
-        elif isinstance(answer, InvalidInput) and len(batch) > 1:
-            # One bad request must not fail the others: each runs again by itself.
-            for waiting in batch:
-                waiting.key = (waiting.key, id(waiting))  # type: ignore[assignment]
-            self._queue.extendleft(reversed(batch))
+    def _answered(self, client: WorkerClient, batch: _Batch, answer: Answer) -> None:
+        batches = self._running[client]
+        batches.remove(batch)
+        entries = batch.entries
+        lost = isinstance(answer, ReplicaLost)
+        if batches:
+            batches[0].ahead = lost and batches[0].ahead  # it computes now, or never will
         else:
-            for waiting in batch:
+            del self._running[client]
+            if client in self._clients and not client.lost:
+                self._idle.append(client)
+        self._returns.delivered(len(entries), self._clock())
+        if isinstance(answer, tuple):
+            self._pump()  # first, so that the replica is not idle while the answers are cut
+            self._deliver(batch, answer[0], views(answer[0].outputs, answer[1]))
+            return
+        if lost and batch.ahead:  # it was never begun
+            self._queue.push_back(entries)
+        elif isinstance(answer, InvalidInput) and len(entries) > 1:
+            self._run_alone(entries)
+        else:
+            for waiting in entries:
                 self._fail(waiting, answer)
         self._pump()
 
-    def _deliver(self, batch: Sequence[Waiting], outputs: list[Tensor], compute_s: float) -> None:
-        rows = [waiting.rows for waiting in batch]
-        answers = split(outputs, rows) if len(batch) > 1 else [outputs]
-        total = sum(rows)
-        for waiting, answer in zip(batch, answers, strict=True):
-            waiting.compute_s, waiting.batch_rows = compute_s, total
-            if not waiting.result.done():
-                waiting.result.set_result(answer)
+    def _run_alone(self, entries: list[Waiting]) -> None:
+        """One bad request must not fail the others of its batch: each runs again by itself."""
+        for waiting in entries:
+            waiting.key, waiting.alone = (waiting.key, id(waiting)), True
+        self._queue.push_back(entries)
+
+    def _deliver(self, batch: _Batch, message: Inferred, outputs: list[Tensor]) -> None:
+        entries = batch.entries
+        input_s, compute_s, output_s = message.input_us / 1e6, message.compute_us / 1e6, message.output_us / 1e6
+        answers = [outputs]
+        if len(entries) > 1 or entries[0].parent is not None:
+            try:
+                answers = entries[0].layout.split(
+                    outputs, [entry.inputs for entry in entries], [entry.rows for entry in entries]
+                )
+            except BatchMismatch as error:
+                if len(entries) > 1:
+                    self._run_alone(entries)
+                    self._pump()
+                else:
+                    hint = "raise max_batch_size, so that the request runs whole"
+                    self._fail(entries[0], EngineFailed(f"part of the request went wrong: {error}", hint=hint))
+                return
+        for waiting, answer in zip(entries, answers, strict=True):
+            waiting.ran(batch.rows, input_s, compute_s, output_s)
+            complete = waiting.answer(answer)
+            if complete is not None and not waiting.result.done():
+                self._finish(waiting.root, complete)
         # After the answers are on their way: what is only counted must not delay them.
-        asyncio.get_running_loop().call_soon(self._observe, total, compute_s, outputs)
+        asyncio.get_running_loop().call_soon(self._count, batch, input_s, compute_s, output_s, outputs)
+
+    def _finish(self, waiting: Waiting, outputs: list[Tensor]) -> None:
+        if self._order is None:
+            waiting.result.set_result(outputs)
+        else:
+            waiting.held = outputs
+            self._release()
+
+    def _release(self) -> None:
+        """Answer those whose turn it is, where the order of arrival is kept."""
+        order = self._order
+        while order and (order[0].held is not None or order[0].result.done()):
+            waiting = order.popleft()
+            if waiting.held is not None and not waiting.result.done():
+                waiting.result.set_result(waiting.held)
+
+    def _count(self, batch: _Batch, input_s: float, compute_s: float, output_s: float, outputs: list[Tensor]) -> None:
+        first = batch.entries[0]
+        if not first.alone:
+            times = self._times.get(first.key)
+            if times is None and len(self._times) < _MOST_LEARNED:
+                times = self._times[first.key] = RunTimes(first.most)
+            if times is not None:
+                times.observe(batch.rows, input_s + compute_s + output_s)
+                self.learned_rows = times.best_rows
+        self._observe(BatchSeen(batch.rows, input_s, compute_s, output_s, outputs))

@@ -72,7 +72,14 @@ class Dataplane:
         else:
             answer = await self._run(target, ask, inputs)
         answer.total_s = time.perf_counter() - ask.arrived
-        target.metrics.answered(answer.total_s, answer.queue_s, answer.compute_s, answer.batch_rows)
+        target.metrics.answered(
+            answer.total_s,
+            answer.queue_s,
+            answer.compute_s,
+            answer.batch_rows,
+            input_s=answer.input_s,
+            output_s=answer.output_s,
+        )
         return answer
 
     @staticmethod

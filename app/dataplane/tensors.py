@@ -1,4 +1,5 @@
-"""Tensors as the hot path holds them: raw bytes with a shape. Joined into batches and split again without numpy."""
+"""Tensors as the hot path holds them: raw bytes with a shape. Along the first axis they are cut and put together as
+bytes; `arrays` does it for any axis."""
 
 import struct
 from collections.abc import Sequence
@@ -35,21 +36,6 @@ class Tensor:
     data: bytes | memoryview
 
 
-def join(requests: Sequence[Sequence[Tensor]]) -> tuple[list[TensorHeader], list[bytes | memoryview]]:
-    """Stack the inputs of several requests along the first axis; they have the same names in the same order."""
-    headers: list[TensorHeader] = []
-    parts: list[bytes | memoryview] = []
-    for index, first in enumerate(requests[0]):
-        rows = size = 0
-        for request in requests:
-            tensor = request[index]
-            rows += tensor.shape[0]
-            size += len(tensor.data)
-            parts.append(tensor.data)
-        headers.append(TensorHeader(first.name, first.datatype, [rows, *first.shape[1:]], size))
-    return headers, parts
-
-
 def whole(tensors: Sequence[Tensor]) -> tuple[list[TensorHeader], list[bytes | memoryview]]:
     """The inputs of one request as they are."""
     return [TensorHeader(t.name, t.datatype, t.shape, len(t.data)) for t in tensors], [t.data for t in tensors]
@@ -65,21 +51,21 @@ def views(headers: Sequence[TensorHeader], payload: memoryview) -> list[Tensor]:
     return tensors
 
 
-def split(outputs: Sequence[Tensor], rows: Sequence[int]) -> list[list[Tensor]]:
-    """The outputs of a batch, cut along the first axis into one list a request; ``rows`` counts each one's."""
-    answers: list[list[Tensor]] = [[] for _ in rows]
-    for output in outputs:
-        position = 0
-        inner = output.shape[1:]
-        row_bytes = prod(inner) * SIZES.get(output.datatype, 0)
-        for answer, count in zip(answers, rows, strict=True):
-            if output.datatype == "BYTES":
-                stop = skip_strings(output.data, position, count * prod(inner))
-            else:
-                stop = position + count * row_bytes
-            answer.append(Tensor(output.name, output.datatype, [count, *inner], output.data[position:stop]))
-            position = stop
-    return answers
+def cut(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    """Consecutive pieces along the first axis; ``rows`` counts each one's."""
+    pieces = []
+    position = 0
+    data, inner = tensor.data, tensor.shape[1:]
+    inner_elements = prod(inner)
+    row_bytes = inner_elements * SIZES.get(tensor.datatype, 0)
+    for count in rows:
+        if tensor.datatype == "BYTES":
+            stop = skip_strings(data, position, count * inner_elements)
+        else:
+            stop = position + count * row_bytes
+        pieces.append(Tensor(tensor.name, tensor.datatype, [count, *inner], data[position:stop]))
+        position = stop
+    return pieces
 
 
 def skip_strings(data: bytes | memoryview, position: int, count: int) -> int:

@@ -12,7 +12,6 @@ from app.dataplane.cache_key import Keys
 from app.dataplane.pool import Pool
 from app.dataplane.response_cache import ResponseCache
 from app.dataplane.routing import Target
-from app.dataplane.tensors import Tensor
 from app.errors import NotReady, PilothouseError
 from app.monitoring.confidence import top_confidence
 from app.monitoring.metrics import Metrics, RouteMetrics
@@ -115,7 +114,7 @@ class Serving:
 
     def _observe(self, batch: BatchSeen) -> None:
         assert self._metrics is not None
-        self._metrics.batch(batch.rows, batch.compute_s)
+        self._metrics.batch(batch.rows, batch.compute_s, int(time.time() * 1000))
         outputs = batch.outputs
         if outputs and self._classifies:
             found = top_confidence(outputs[0].datatype, outputs[0].shape, outputs[0].data)

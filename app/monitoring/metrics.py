@@ -82,22 +82,36 @@ class RouteMetrics:
     def failed_total(self) -> int:
         return sum(self.failures.values())
 
-    def answered(self, total_s: float, queue_s: float, compute_s: float, rows: int = 1) -> None:
+    def answered(
+        self,
+        total_s: float,
+        queue_s: float,
+        compute_s: float,
+        rows: int = 1,
+        *,
+        input_s: float = 0.0,
+        output_s: float = 0.0,
+    ) -> None:
         """One tensor request was answered; ``rows`` of it were part of some batch (see `batch`)."""
         self.succeeded += 1
         self.duration_s += total_s
         self.queue_s += queue_s
+        self.input_s += input_s
         self.compute_s += compute_s
+        self.output_s += output_s
         self.latency.add(total_s)
 
     def failed(self, reason: str) -> None:
         """``reason`` is one of `REASONS`; any other counts as ``OTHER``."""
         self.failures[reason if reason in self.failures else "OTHER"] += 1
 
-    def batch(self, rows: int, compute_s: float) -> None:
-        """The engine ran once, on ``rows`` rows."""
+    def batch(self, rows: int, compute_s: float, now_ms: int = 0) -> None:
+        """The engine ran once, on ``rows`` rows, and was done at ``now_ms`` of Unix time."""
         self.batches += 1
         self.batch_rows += rows
+        count, seconds = self.batch_sizes.get(rows, (0, 0.0))
+        self.batch_sizes[rows] = count + 1, seconds + compute_s
+        self.last_inference_ms = now_ms
 
     def confidence(self, total: float, count: int) -> None:
         """``count`` predictions whose top classes' confidences (0 to 1) add up to ``total``."""

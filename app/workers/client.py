@@ -134,11 +134,12 @@ class WorkerClient(asyncio.Protocol):
         parts: Sequence[bytes | memoryview],
         outputs: list[str],
         done: Callable[[Answer], None],
+        items: bool = False,
     ) -> None:
         """Send one batch; ``done`` is called with the answer and its payload, or with why there is none. A plain call
         rather than a future, which would cost another turn of the event loop. Raises `ReplicaLost`."""
         self._number += 1
-        self.send(Infer(self._number, inputs, outputs), parts)
+        self.send(Infer(self._number, inputs, outputs, items), parts)
         self._batches[self._number] = done
 
     def generate(self, request: Generate, media: Sequence[bytes] = ()) -> TokenStream:

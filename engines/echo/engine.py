@@ -89,8 +89,8 @@ class EchoTensors:
         self.ready = _ready(
             load,
             signature=Signature(
-                inputs=[TensorSpec("input", "FP32", shape)],
-                outputs=[TensorSpec("output", "FP32", shape)],
+                inputs=[TensorSpec("input", "FP32", shape, batch_axis=0)],
+                outputs=[TensorSpec("output", "FP32", shape, batch_axis=0)],
                 batched=behaviour.get("batched", True),
             ),
         )

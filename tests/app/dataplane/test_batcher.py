@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.dataplane.batcher import Batcher
+from app.dataplane.batcher import Batcher, Batching
 from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, InvalidInput, QueueFull, ReplicaLost
-from engines.protocol import Inferred, TensorHeader
+from engines.protocol import Inferred, Signature, TensorHeader, TensorSpec
 
 
 class HandWorker:
@@ -18,7 +18,7 @@ class HandWorker:
         self.lost = False
         self.batches = []
 
-    def infer(self, inputs, parts, outputs, done):
+    def infer(self, inputs, parts, outputs, done, items=False):
         if self.lost:
             raise ReplicaLost("gone")
         self.batches.append((inputs, b"".join(parts), done))
@@ -50,9 +50,11 @@ def seen():
 
 @pytest.fixture
 def make(seen):
-    def make(**more):
-        settings = {"batched": True, "max_batch_size": 8, "max_queue_delay_us": 0, "queue_limit": 100} | more
-        return Batcher(**settings, observe=lambda rows, compute_s, outputs: seen.append(rows))
+    def make(batched=True, columns=-1, datatype="FP32", **more):
+        spec = [TensorSpec(name, datatype, [-1, columns], batch_axis=0) for name in "xy"]
+        signature = Signature(inputs=spec[:1], outputs=spec[1:], batched=batched)
+        settings = {"max_batch_size": 8, "max_queue_delay_us": 0, "queue_limit": 100} | more
+        return Batcher(signature, Batching(**settings), lambda batch: seen.append(batch.rows))
 
     return make
 
@@ -103,7 +105,7 @@ async def test_requests_of_another_shape_do_not_share_a_batch(make):
     while worker.batches:
         shapes += [inputs[0].shape for inputs, _, _ in worker.batches]
         await worker.answer()
-    assert shapes == [[1, 1], [4, 1], [1, 2], [2, 1]]
+    assert shapes == [[1, 1], [6, 1], [1, 2]]  # what is of another shape between them breaks no batch
 
 
 async def test_two_replicas_pull_from_one_queue(make):

@@ -1,0 +1,146 @@
+"""What a batcher learns from its own batches: how long a batch takes, how many rows are worth while, and whether those
+who were just answered will be back before it pays to go without them. Pure: times are given."""
+
+from collections.abc import Callable
+
+#: What a batch costs beside the engine: two hops and a turn of the loop.
+HOP_S = 1e-4
+#: Waiting that saves less than this is not worth a timer: those of an event loop tick in milliseconds.
+LEAST_SAVING_S = 5e-4
+#: Waiting must promise this many times the throughput.
+GAIN = 1.03
+#: Larger batches must give this many times the throughput, or they only delay.
+WORTH = 1.02
+_KNOWN = 16
+_PRIOR = 2.0
+_RELEARN_EVERY = 16
+
+
+class RunTimes:
+    """Seconds of a batch by its rows: what was seen, and between and beyond it a straight line, a + b·rows with
+    a, b >= 0. Decaying, so that a machine that is slower for a while is not believed to be so for ever."""
+
+    def __init__(self, most_rows: int):
+        self._most = most_rows
+        self._seen: dict[int, list[float]] = {}
+        """rows -> mean seconds, weight, number of the last batch."""
+        self._batches = 0
+        self.fixed_s = self.row_s = 0.0
+        self.best_rows = most_rows
+        """The fewest rows with (nearly) the best throughput."""
+
+    def observe(self, rows: int, seconds: float) -> None:
+        self._batches += 1
+        known = self._seen.get(rows)
+        if known is None:
+            self._seen[rows] = [seconds, 1.0, self._batches]
+        else:
+            mean, weight, _ = known
+            weight = min(weight + 1.0, _KNOWN)
+            if weight >= 4:  # a pause of the machine is not the model's
+                seconds = min(seconds, 3 * mean)
+            known[:] = mean + (seconds - mean) / weight, weight, self._batches
+        if self._batches < _RELEARN_EVERY or self._batches % _RELEARN_EVERY == 0:
+            self._fit()
+
+    def predict(self, rows: int) -> float:
+        line = self.fixed_s + self.row_s * rows
+        known = self._seen.get(rows)
+        if known is None:
+            return line
+        return (known[0] * known[1] + line * _PRIOR) / (known[1] + _PRIOR)
+
+    def _fit(self) -> None:
+        """Weighted least squares over what was seen; what was long ago counts less."""
+        w = x = y = xx = xy = 0.0
+        for rows, (mean, count, last) in self._seen.items():
+            weight = count * 0.5 ** ((self._batches - last) / 500)
+            w += weight
+            x += weight * rows
+            y += weight * mean
+            xx += weight * rows * rows
+            xy += weight * rows * mean
+        spread = w * xx - x * x
+        if spread <= 1e-9 * w * xx:  # one size only: nothing says that a batch has a price of its own
+            self.fixed_s, self.row_s = 0.0, y / x
+        else:
+            self.row_s = max((w * xy - x * y) / spread, 0.0)
+            self.fixed_s = (y - self.row_s * x) / w
+            if self.fixed_s < 0:
+                self.fixed_s, self.row_s = 0.0, xy / xx
+        self.best_rows = self._best() if len(self._seen) > 2 else self._most
+
+    def _best(self) -> int:
+        sizes = {self._most, *(rows for rows in self._seen if rows <= self._most)}
+        size = 1
+        while size < self._most:
+            sizes.add(size)
+            size *= 2
+        pace = {rows: rows / (self.predict(rows) + HOP_S) for rows in sizes}
+        enough = max(pace.values()) / WORTH
+        return min(rows for rows in sizes if pace[rows] >= enough)
+
+
+class Returns:
+    """Clients that ask again once they are answered: how many are still to come, and how fast they do."""
+
+    def __init__(self) -> None:
+        self.pace_s = float("inf")
+        """Seconds for each that comes back, one after the other."""
+        self.outstanding = 0
+        self._expected_by = 0.0
+        self._probe_start = 0.0
+        self._probe_left = self._probe_count = 0
+
+    def delivered(self, count: int, now: float) -> None:
+        if now > self._expected_by:
+            self.outstanding = 0
+        self.outstanding += count
+        self._expected_by = now + 2 * min(self.pace_s, 1.0) * self.outstanding
+        if not self._probe_left:
+            self._probe_start, self._probe_left = now, self.outstanding
+            self._probe_count = self.outstanding
+
+    def arrived(self, now: float) -> None:
+        if self.outstanding:
+            self.outstanding -= 1
+        if self._probe_left:
+            self._probe_left -= 1
+            if not self._probe_left:
+                self._learn((now - self._probe_start) / self._probe_count)
+
+    def missed(self) -> None:
+        """They were waited for in vain."""
+        self.outstanding = self._probe_left = 0
+        self.pace_s *= 2
+
+    def coming(self, now: float) -> int:
+        return self.outstanding if now <= self._expected_by else 0
+
+    def _learn(self, pace_s: float) -> None:
+        if self.pace_s == float("inf"):
+            self.pace_s = pace_s
+        else:
+            self.pace_s += 0.2 * (min(pace_s, 8 * self.pace_s) - self.pace_s)
+
+
+def worth_waiting(
+    rows: int, limit: int, returns: Returns, seconds: Callable[[int], float], now: float
+) -> tuple[float, float]:
+    """How long to wait for those who will be back, with ``rows`` here and a replica free: expected and at most, in
+    seconds; (0, 0) is to go.
+
+    To go now means two batches, these rows and those of the others; to wait means larger batches but an idle replica.
+    Never longer than the larger batch saves, so that a wait in vain at most doubles the price (the ski-rental rule).
+    """
+    others = min(returns.coming(now), limit)
+    joining = min(others, limit - rows)
+    if joining <= 0:
+        return 0.0, 0.0
+    together = rows + joining
+    pace = (rows + others) / (seconds(rows) + seconds(others))
+    worth = together / (pace * GAIN) - seconds(together)
+    wait = joining * returns.pace_s
+    if wait >= worth or worth < LEAST_SAVING_S:
+        return 0.0, 0.0
+    return wait, min(worth, 2 * wait + LEAST_SAVING_S)

@@ -1,0 +1,90 @@
+"""One request that waits for its answer, and the parts of one that is too large for a batch."""
+
+import asyncio
+from collections.abc import Hashable
+from typing import Any
+
+from app.dataplane.layout import Layout
+from app.dataplane.tensors import Tensor
+
+
+class Waiting:
+    """``result`` gives the outputs. The times are seconds; those of the engine are of all batches it was part of."""
+
+    __slots__ = (
+        "alone", "answers", "arrived", "batch_rows", "bucket", "compute_s", "deadline", "held", "input_s", "inputs",
+        "key", "layout", "left", "level", "most", "number", "output_s", "outputs", "parent", "parts", "queue_s",
+        "result", "rows",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        inputs: list[Tensor],
+        outputs: list[str],
+        layout: Layout,
+        level: int,
+        arrived: float,
+        deadline: float,
+        result: "asyncio.Future[list[Tensor]]",
+    ):
+        self.inputs, self.outputs, self.layout, self.level = inputs, outputs, layout, level
+        self.arrived, self.deadline, self.result = arrived, deadline, result
+        self.rows = self.left = layout.rows(inputs)
+        self.key: Hashable = layout.key(inputs, outputs)
+        self.bucket: Any = None
+        self.most = layout.most
+        self.alone = False
+        """It was in a batch that failed, and runs again by itself."""
+        self.held: list[Tensor] | None = None
+        """The answer, while an earlier request has none."""
+        self.parent: Waiting | None = None
+        self.number = self.parts = 0
+        """Of a part, which it is; of a request, in how many parts it was sent."""
+        self.answers: dict[int, list[Tensor]] | None = None
+        self.queue_s = -1.0
+        """Until it was first sent; -1: it was not."""
+        self.input_s = self.compute_s = self.output_s = 0.0
+        self.batch_rows = 0
+
+    @property
+    def root(self) -> "Waiting":
+        """The request itself, of a part."""
+        return self.parent or self
+
+    def part(self, start: int, stop: int) -> "Waiting":
+        """Some rows of this request as a request of its own; its answer is kept until all of them are here."""
+        part = Waiting(
+            self.layout.part(self.inputs, start, stop),
+            self.outputs,
+            self.layout,
+            self.level,
+            self.arrived,
+            self.deadline,
+            self.result,
+        )
+        part.key, part.parent, part.number = self.key, self, self.parts
+        self.parts += 1
+        return part
+
+    def sent(self, now: float) -> None:
+        root = self.parent or self
+        if root.queue_s < 0:
+            root.queue_s = now - self.arrived
+
+    def ran(self, rows: int, input_s: float, compute_s: float, output_s: float) -> None:
+        root = self.parent or self
+        root.batch_rows = max(rows, root.batch_rows)
+        root.input_s += input_s
+        root.compute_s += compute_s
+        root.output_s += output_s
+
+    def answer(self, outputs: list[Tensor]) -> list[Tensor] | None:
+        """All outputs of the request, or `None` while other parts of it are missing."""
+        parent = self.parent
+        if parent is None:
+            return outputs
+        answers = parent.answers = parent.answers or {}
+        answers[self.number] = outputs
+        if parent.bucket is not None or len(answers) < parent.parts:
+            return None
+        return self.layout.merge([answers[number] for number in range(parent.parts)])
