@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -28,17 +28,26 @@ MOST_DIGITS = 18
 class Request:
     """One HTTP request with its whole body. ``params`` are the values of the braces in the route's path."""
 
-    __slots__ = ("__dict__", "_headers", "arrived", "body", "id", "method", "params", "path", "query_string")
+    __slots__ = (
+        "__dict__", "_headers", "arrived", "body", "id", "method", "params", "path", "query_string", "raw_path",
+    )  # fmt: skip
 
     def __init__(self, scope: dict[str, Any]):
         self.arrived = time.perf_counter()
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.raw_path: bytes = scope.get("raw_path") or b""
         self.query_string: bytes = scope["query_string"]
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.params: dict[str, str] = {}
         self.body = b""
         self.id = ""
+
+    def segments(self) -> list[str]:
+        """Of the path; a slash that was percent-encoded is part of its segment."""
+        if b"%2" in self.raw_path:
+            return [unquote(segment) for segment in self.raw_path.decode("latin-1").strip("/").split("/")]
+        return self.path.strip("/").split("/")
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of ``name`` (lower case)."""
@@ -109,6 +118,8 @@ class Route:
     response: Any = None
     status: int = 200
     stream: bool = False
+    cancellable: bool = False
+    """A client that hangs up cancels the handler, at next to no cost for those that stay; without a stream only."""
     scope: Scope = "management"
     query: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What each parameter of the query means, for the API's description."""
@@ -138,7 +149,7 @@ class Router:
         """Sets ``request.params``. Raises `NotFound` or `MethodNotAllowed`."""
         node = self._root
         values = []
-        for segment in request.path.strip("/").split("/"):
+        for segment in request.segments():
             if segment in node:
                 node = node[segment]
             elif "{" in node and segment:
@@ -177,3 +188,31 @@ def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:
     if not stream.eof:
         raise InvalidInput("the compressed body ends early", field="content-encoding")
     return data
+
+
+#: A shorter answer is not worth compressing.
+COMPRESS_BYTES = 1024
+_SAMPLE_BYTES = 8192
+
+
+def choose_encoding(accepted: bytes) -> bytes:
+    """What an Accept-Encoding header likes best of gzip and deflate; empty: neither."""
+    likes: dict[bytes, float] = {}
+    for entry in accepted.lower().split(b","):
+        name, _, weight = entry.partition(b";")
+        try:
+            likes[name.strip()] = float(weight.partition(b"=")[2]) if weight else 1.0
+        except ValueError:
+            likes[name.strip()] = 0.0
+    rest = likes.get(b"*", 0.0)
+    best = max((b"gzip", b"deflate"), key=lambda name: likes.get(name, rest))
+    return best if likes.get(best, rest) > 0 else b""
+
+
+def deflate(body: bytes, encoding: bytes) -> bytes | None:
+    """``body`` as gzip or deflate (zlib's format, as everyone means it); `None` where it would hardly shrink, which
+    the beginning of a large one tells."""
+    if len(body) > 4 * _SAMPLE_BYTES and len(zlib.compress(body[:_SAMPLE_BYTES], 1)) > 0.9 * _SAMPLE_BYTES:
+        return None
+    data = zlib.compress(body, 1, wbits=31 if encoding == b"gzip" else 15)
+    return data if len(data) < 0.9 * len(body) else None

@@ -5,17 +5,32 @@ import contextlib
 import itertools
 import secrets
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from app.api import errors
 from app.api.auth import Guard
-from app.api.http import Request, Response, Route, Router, Stream, inflate
+from app.api.http import (
+    COMPRESS_BYTES,
+    Request,
+    Response,
+    Route,
+    Router,
+    Stream,
+    choose_encoding,
+    deflate,
+    inflate,
+)
+from app.api.transport import CANCEL, GONE
+from app.dataplane.cache_control import CALLER, Caller
 from app.errors import NotReady, PayloadTooLarge
 from app.settings import Settings
 
 _TOO_LONG = 128
 #: What is answered to the end.
 _ALIVE = ("/health", "/health/live", "/v2/health/live")
+#: What takes longer to compress than to hand over to a thread, by far.
+_SLOW_BYTES = 64 << 10
 
 
 class Server:
@@ -63,10 +78,16 @@ class Server:
             if self._leaving and request.path not in _ALIVE:
                 raise NotReady("Pilothouse is stopping", hint="retry when it has started again")
             await self._read(request, receive)
+            CALLER.set(Caller(request.header))
+            if route.cancellable:
+                scope[CANCEL] = asyncio.current_task()
             if route.stream:
                 await _cancel_on_disconnect(self._answer(route, request, send, extra), receive)
             else:
                 await self._answer(route, request, send, extra)
+        except asyncio.CancelledError:
+            if GONE not in scope:
+                raise
         except Exception as error:
             await _send(send, errors.render(error, request.path), extra)
         finally:
@@ -76,7 +97,11 @@ class Server:
 
     async def _answer(self, route: Route, request: Request, send: Any, extra: list[tuple[bytes, bytes]]) -> None:
         answer = await route.handler(request)
+        if (caller := CALLER.get()) is not None and caller.outcome:
+            extra.append((b"x-cache", caller.outcome.encode()))
         if isinstance(answer, Response):
+            if len(answer.body) >= COMPRESS_BYTES and (accepted := request.header(b"accept-encoding")):
+                answer = await _compressed(answer, choose_encoding(accepted))
             await _send(send, answer, extra)
         else:
             await _send_stream(send, answer, extra)
@@ -117,6 +142,19 @@ def _preflight(request: Request) -> Response:
             (b"access-control-max-age", b"600"),
         ],
     )
+
+
+async def _compressed(response: Response, encoding: bytes) -> Response:
+    vary = (b"vary", b"accept-encoding")
+    if encoding:
+        if len(response.body) < _SLOW_BYTES:
+            body = deflate(response.body, encoding)
+        else:  # zlib gives up the interpreter while it works
+            body = await asyncio.to_thread(deflate, response.body, encoding)
+        if body is not None:
+            headers = [*response.headers, (b"content-encoding", encoding), vary]
+            return replace(response, body=body, headers=headers)
+    return replace(response, headers=[*response.headers, vary])
 
 
 async def _send(send: Any, response: Response, extra: list[tuple[bytes, bytes]]) -> None:

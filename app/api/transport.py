@@ -1,7 +1,7 @@
 """Uvicorn's HTTP protocol, but the head of an answer leaves together with its body."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -37,6 +37,20 @@ class _Joined:
         return getattr(self._transport, name)
 
 
+#: In the scope of a request: the task to cancel when its client hangs up, and that it has.
+CANCEL, GONE = "pilothouse.cancel", "pilothouse.gone"
+
+
 class Protocol(HttpToolsProtocol):
+    """Also cancels what is computed for a client that hangs up, where the application has asked for it."""
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.cycle and not self.cycle.response_complete:
+            scope = cast(dict[str, Any], self.cycle.scope)
+            if task := scope.get(CANCEL):
+                scope[GONE] = True
+                task.cancel()

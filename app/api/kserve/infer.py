@@ -1,5 +1,7 @@
 """Infer requests and answers of REST: JSON, or JSON and then the binary tensors that it lists."""
 
+import contextlib
+import json
 from typing import Any
 
 import msgspec
@@ -8,19 +10,40 @@ from app.api.http import MOST_DIGITS, Request, Response
 from app.api.kserve import parameters
 from app.api.kserve.service import Call
 from app.api.kserve.shared_memory import Regions
-from app.api.kserve.tensors import decode_json, encode_json
+from app.api.kserve.tensors import decode_json, encode_json, pack_numbers
 from app.dataplane.inference import Inference
 from app.dataplane.tensors import SIZES, Tensor, pack_strings
 from app.errors import InvalidInput
-from app.schema.kserve import InferInput, InferOutput, InferRequest, InferResponse
+from app.schema.kserve import InferInput, InferOutput, InferRequest, InferRequestedOutput, InferResponse
 from engines.protocol import Signature
 
 HEADER_LENGTH = b"inference-header-content-length"
+
+
+class _Input(msgspec.Struct):
+    """`InferInput` whose data is a flat list of numbers, as nearly always."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[int | float] | None = None
+    parameters: dict[str, Any] = {}
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    id: str = ""
+    outputs: list[InferRequestedOutput] = []
+    parameters: dict[str, Any] = {}
+
+
+AnyRequest = InferRequest | _Request
+_numeric = msgspec.json.Decoder(_Request)
 _request = msgspec.json.Decoder(InferRequest)
 _response = msgspec.json.Encoder()
 
 
-def decode(request: Request, regions: Regions) -> tuple[InferRequest, Call]:
+def decode(request: Request, regions: Regions) -> tuple[AnyRequest, Call]:
     """The request as it came, and as what it means; binary tensors are views of the body. Raises `InvalidInput`."""
     length = request.header(HEADER_LENGTH)
     binary = memoryview(b"")
@@ -28,14 +51,12 @@ def decode(request: Request, regions: Regions) -> tuple[InferRequest, Call]:
         head = _header_length(length, len(request.body))
         binary = memoryview(request.body)[head:]
         request.body = request.body[:head]
-    message = request.decode(_request)
+    message = _parse(request)
     tensors, position = [], 0
     for entry in message.inputs:
         data: bytes | memoryview
         if not entry.parameters:
-            if not entry.data:
-                raise _no_data(entry)
-            data = decode_json(entry)
+            data = _json(entry)
         elif (size := entry.parameters.get("binary_data_size")) is not None:
             if isinstance(size, bool) or not isinstance(size, int) or size < 0 or position + size > len(binary):
                 raise InvalidInput(
@@ -50,10 +71,8 @@ def decode(request: Request, regions: Regions) -> tuple[InferRequest, Call]:
             position += size
         elif (place := parameters.place(entry.parameters, f"inputs.{entry.name}.")) is not None:
             data = regions.read(place)
-        elif entry.data:
-            data = decode_json(entry)
         else:
-            raise _no_data(entry)
+            data = _json(entry)
         tensors.append(Tensor(entry.name, entry.datatype, entry.shape, data))
     if position != len(binary):
         raise InvalidInput(f"{len(binary) - position} bytes follow the last binary input", field="inputs")
@@ -72,8 +91,31 @@ def _header_length(text: bytes, body_bytes: int) -> int:
     return int(text)
 
 
-def _no_data(entry: InferInput) -> InvalidInput:
-    return InvalidInput(f"input {entry.name} has no data", field=f"inputs.{entry.name}.data")
+def _strict(body: bytes) -> bytes:
+    """With Python's bare NaN, Infinity and -Infinity, which are no JSON but which Triton's client writes, as texts."""
+    if b"NaN" in body or b"Infinity" in body:
+        with contextlib.suppress(ValueError, RecursionError, OverflowError, TypeError):
+            return _response.encode(json.loads(body, parse_constant=str))
+    return body
+
+
+def _parse(request: Request) -> AnyRequest:
+    """Raises `InvalidInput`."""
+    try:
+        return _numeric.decode(request.body)
+    except msgspec.ValidationError:
+        return request.decode(_request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        request.body = _strict(request.body)
+        return request.decode(_request)
+
+
+def _json(entry: InferInput | _Input) -> bytes:
+    if isinstance(entry.data, list):
+        return pack_numbers(entry.name, entry.datatype, entry.data)
+    if not entry.data:
+        raise InvalidInput(f"input {entry.name} has no data", field=f"inputs.{entry.name}.data")
+    return decode_json(entry.name, entry.datatype, entry.data)
 
 
 def is_raw(request: Request) -> bool:
@@ -81,7 +123,7 @@ def is_raw(request: Request) -> bool:
     return request.header(HEADER_LENGTH) == b"0" and bool(request.body)
 
 
-def decode_raw(request: Request, signature: Signature) -> tuple[InferRequest, Call]:
+def decode_raw(request: Request, signature: Signature) -> tuple[AnyRequest, Call]:
     """The body as the one input of a model that says all about it but one dimension at most. Raises `InvalidInput`."""
     if len(signature.inputs) != 1:
         raise InvalidInput(
@@ -122,7 +164,7 @@ def _product(shape: list[int]) -> int:
     return size
 
 
-def encode(message: InferRequest, call: Call, answer: Inference) -> Response:
+def encode(message: AnyRequest, call: Call, answer: Inference) -> Response:
     """JSON, or JSON followed by the binary outputs that were asked for. Raises `InvalidInput` for an output that has
     no form in JSON."""
     asked: dict[str, dict[str, Any]] = {output.name: output.parameters for output in message.outputs}

@@ -162,6 +162,7 @@ class Kserve:
                     "kserve",
                     request=InferRequest,
                     response=InferResponse,
+                    cancellable=True,
                     scope="inference",
                 ),
             ]

@@ -1,17 +1,15 @@
-"""The values of tensors, between JSON and raw bytes. The lists of small numbers that most requests carry take the
-short way: one typed parse and one copy."""
+"""The values of tensors, between JSON and raw bytes. Flat lists of numbers, which nearly every request carries, take
+the short way: they are parsed together with the request, and packed in one call."""
 
-import sys
-from array import array
-from collections.abc import Callable, Iterator
-from typing import Any
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput
-from app.schema.kserve import InferInput
 
 DTYPES = {
     "BOOL": np.dtype(np.bool_),
@@ -27,62 +25,50 @@ DTYPES = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-#: How `array` and `memoryview` name a type whose bytes in memory are those on the wire.
-_CODES = {"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i"}
-_CODES |= {"INT64": "q", "FP32": "f", "FP64": "d"}
-_NATIVE = _CODES if sys.byteorder == "little" else {}
-
+#: As `struct` calls them.
+_CODES = {
+    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
+    "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
+}  # fmt: skip
+_FLOATS = list[float | Literal["NaN", "Infinity", "-Infinity"] | None]
+_TYPES: dict[str, Any] = {"FP16": _FLOATS, "FP32": _FLOATS, "FP64": _FLOATS, "BOOL": list[bool], "BYTES": list[str]}
 _any = msgspec.json.Decoder()
-_TYPES: dict[str, Any] = {
-    "f": list[float],
-    "n": list[float | None],
-    "b": list[bool],
-    "s": list[str],
-    "i": list[int],
-}
-_FLAT: dict[str, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(type_) for kind, type_ in _TYPES.items()}
 
 
-def _packer(datatype: str) -> Callable[[Any], bytes]:
-    if code := _NATIVE.get(datatype):
-        return lambda values: array(code, values).tobytes()
-    if datatype == "BOOL":
-        return bytes
-    return lambda values: np.array(values, DTYPES[datatype]).tobytes()
-
-
-_PACK: dict[str, tuple[str, Callable[[Any], bytes]]] = {
-    name: ("i" if dtype.kind == "u" else dtype.kind, _packer(name)) for name, dtype in DTYPES.items()
-}
-_PACK["BYTES"] = "s", pack_strings
-
-
-def decode_json(tensor: InferInput) -> bytes:
-    """The JSON ``data`` of one input, flat or nested, in C order, as raw bytes. For floats ``null`` is NaN, as
-    `encode_json` writes it. Raises `InvalidInput` naming the input."""
-    try:
-        kind, pack = _PACK[tensor.datatype]
-    except KeyError:
-        raise InvalidInput(
-            f"{tensor.name}: {tensor.datatype} cannot be sent as JSON",
-            hint="send it as binary",
-            field=f"inputs.{tensor.name}.data",
-        ) from None
-    try:
+def pack_numbers(name: str, datatype: str, values: Sequence[int | float]) -> bytes:
+    """Raises `InvalidInput` naming the input; `BOOL` and `BYTES` have no numbers."""
+    if datatype in _CODES and datatype != "BOOL":
         try:
-            return pack(_FLAT[kind].decode(tensor.data))
-        except msgspec.ValidationError:
-            return pack(_convert(list(_leaves(_any.decode(tensor.data))), kind))
-    except (msgspec.DecodeError, OverflowError, RecursionError):
-        where = f"inputs.{tensor.name}.data"
-        raise InvalidInput(f"{where}: expected a list of {tensor.datatype} values", field=where) from None
+            return struct.pack(f"<{len(values)}{_CODES[datatype]}", *values)
+        except (struct.error, OverflowError):
+            raise _not_of(name, datatype) from None
+    if not values and datatype in ("BOOL", "BYTES"):
+        return b""
+    raise _not_of(name, datatype)
 
 
-def _convert(values: list[Any], kind: str) -> Any:
-    if kind == "f":
-        found = msgspec.convert(values, _TYPES["n"])
-        return [float("nan") if value is None else value for value in found]
-    return msgspec.convert(values, _TYPES[kind])
+def decode_json(name: str, datatype: str, data: bytes | msgspec.Raw) -> bytes:
+    """The JSON ``data`` of one input, flat or nested, in C order, as raw bytes. For floats ``null`` is NaN, as
+    `encode_json` writes it, and "NaN", "Infinity" and "-Infinity" are what they say. Raises `InvalidInput` naming the
+    input."""
+    try:
+        values = msgspec.convert(list(_leaves(_any.decode(data))), _TYPES.get(datatype, list[int]))
+    except (msgspec.DecodeError, RecursionError):
+        raise _not_of(name, datatype) from None
+    if datatype == "BYTES":
+        return pack_strings(values)
+    if datatype == "BOOL":
+        return bytes(values)
+    if datatype in _TYPES:
+        values = [float("nan" if value is None else value) for value in values]
+    return pack_numbers(name, datatype, values)
+
+
+def _not_of(name: str, datatype: str) -> InvalidInput:
+    where = f"inputs.{name}.data"
+    if datatype not in _CODES and datatype != "BYTES":
+        return InvalidInput(f"{name}: {datatype} cannot be sent as JSON", hint="send it as binary", field=where)
+    return InvalidInput(f"{where}: expected a list of {datatype} values", field=where)
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -93,26 +79,22 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def encode_json(tensor: Tensor) -> list[Any]:
+def encode_json(tensor: Tensor) -> Sequence[Any]:
     """Flat, in C order; what JSON cannot hold (NaN, infinity) becomes null. Raises `InvalidInput` for what has no
     form in JSON: BF16, and bytes that are no UTF-8."""
-    if code := _NATIVE.get(tensor.datatype):
-        values: list[Any] = memoryview(tensor.data).cast("B").cast(code).tolist()  # type: ignore[call-overload]
-        return values
+    if code := _CODES.get(tensor.datatype):
+        return struct.unpack(f"<{len(tensor.data) // struct.calcsize(code)}{code}", tensor.data)
     where = f"outputs.{tensor.name}.parameters.binary_data"
-    if tensor.datatype == "BYTES":
-        try:
-            return [value.decode() for value in unpack_strings(tensor.data)]
-        except UnicodeDecodeError:
-            raise InvalidInput(
-                f"output {tensor.name} holds bytes that are no UTF-8 text", hint="ask for it as binary", field=where
-            ) from None
-    if tensor.datatype not in DTYPES:
+    if tensor.datatype != "BYTES":
         raise InvalidInput(
             f"output {tensor.name}: {tensor.datatype} has no form in JSON", hint="ask for it as binary", field=where
         )
-    values = np.frombuffer(tensor.data, DTYPES[tensor.datatype]).tolist()
-    return values
+    try:
+        return [value.decode() for value in unpack_strings(tensor.data)]
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            f"output {tensor.name} holds bytes that are no UTF-8 text", hint="ask for it as binary", field=where
+        ) from None
 
 
 def numbers(tensor: Tensor) -> np.ndarray:
