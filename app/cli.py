@@ -268,8 +268,14 @@ def _segment(name: str) -> str:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", metavar="MODEL|ROUTE")
 @click.option("--route", help="The name under which it is served; NAME by default.")
+@click.option(
+    "--pipeline",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Serve this pipeline (JSON) of other routes as ROUTE.",
+)
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, llamacpp, …")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="A deployment setting; repeatable.")
 @click.option(
@@ -289,6 +295,7 @@ def deploy(
     *,
     model: str,
     route: str | None,
+    pipeline: Path | None,
     engine: str,
     assignments: tuple[str, ...],
     adapters: tuple[str, ...],
@@ -297,11 +304,19 @@ def deploy(
     no_install: bool,
     detach: bool,
 ) -> None:
-    """Serve a model. MODEL is NAME[@VERSION]; a catalogue name that is not here yet is pulled first."""
-    from app.commands.deploy import deploy
+    """Serve a model, or a pipeline of other routes.
 
-    name, version = _name_and_version(model)
-    spec: dict[str, Any] = {"model": name, "version": version, "engine": engine}
+    MODEL is NAME[@VERSION]; a catalogue name that is not here yet is pulled first. What the route serves now goes on
+    until the new one is ready.
+    """
+    from app.commands.deploy import deploy, read_pipeline
+
+    spec: dict[str, Any]
+    if pipeline is not None:
+        name, spec = model, {"pipeline": read_pipeline(pipeline)}
+    else:
+        name, version = _name_and_version(model)
+        spec = {"model": name, "version": version, "engine": engine}
     if adapters:
         spec["adapters"] = dict(_pair(text, "NAME=MODEL", "--adapter") for text in adapters)
     spec.update({key: value for key, value in (("projector", projector), ("draft", draft)) if value is not None})
@@ -341,10 +356,12 @@ def _deployed(session: Session, deployment: dict[str, Any]) -> str:
     from app.commands import status
 
     engine = " ".join(filter(None, (deployment.get("engine"), deployment.get("engine_version"))))
-    lines = [
-        f"{deployment['route']} is {deployment['state']}: {deployment['model']}@{deployment['version']}"
-        + (f" on {engine}, {deployment.get('device')}" if engine else "")
-    ]
+    if steps := status.steps(deployment):
+        what = f"a pipeline of {steps}"
+    else:
+        what = f"{deployment['model']}@{deployment['version']}"
+        what += f" on {engine}, {deployment.get('device')}" if engine else ""
+    lines = [f"{deployment['route']} is {deployment['state']}: {what}"]
     if decision := deployment.get("decision"):
         lines.append(f"  why   {decision['reason']}")
     if about := status.language(deployment):
@@ -368,10 +385,14 @@ def _path(deployment: dict[str, Any]) -> str:
 
 @main.command()
 @click.argument("route")
+@click.option("--force", is_flag=True, help="Even if a pipeline calls it.")
 @common
-def undeploy(session: Session, route: str) -> None:
-    """Stop serving ROUTE and forget it."""
-    session.client.delete(f"/manage/v1/deployments/{_segment(route)}")
+def undeploy(session: Session, route: str, force: bool) -> None:
+    """Stop serving ROUTE and forget it.
+
+    What it has accepted is answered first.
+    """
+    session.client.delete(f"/manage/v1/deployments/{_segment(route)}" + ("?force=true" if force else ""))
     session.emit({"removed": route}, f"{route} is no longer served")
 
 

@@ -242,16 +242,22 @@ class Client:
     def wait_deployment(
         self, deployment: dict[str, Any], report: Callable[[dict[str, Any]], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Follow a deployment until it is ready, idle or stopped; raises `ClientError` if it fails."""
+        """Follow a deployment until it is ready, idle or stopped, as it was declared last; raises `ClientError` if that
+        fails, also where what served before goes on."""
         path = f"/manage/v1/deployments/{escape(deployment['route'])}"
         report(deployment)
-        if deployment["state"] not in DEPLOYMENT_ENDS:
+        if not _settled(deployment):
             for state in self.watch("deployment", deployment["route"]):
                 deployment = state or self.get(path)
                 report(deployment)
-                if deployment["state"] in DEPLOYMENT_ENDS:
+                if _settled(deployment):
                     deployment = self.get(path)  # with what the engine said of itself
                     break
+        pending = deployment.get("pending")
+        if pending is not None and pending["state"] == "failed":
+            error = failure(pending.get("error"), f"{deployment['route']} could not be changed")
+            error.hint = "; ".join(filter(None, (error.hint, pending.get("note"))))
+            raise error
         if deployment["state"] == "failed":
             raise failure(deployment.get("error"), f"{deployment['route']} could not be started")
         if deployment["state"] not in DEPLOYMENT_ENDS:
@@ -259,6 +265,11 @@ class Client:
                 "the daemon stopped", hint="`pilothouse status` starts it again and shows what became of it"
             )
         return deployment
+
+
+def _settled(deployment: dict[str, Any]) -> bool:
+    pending = deployment.get("pending")
+    return deployment["state"] in DEPLOYMENT_ENDS and (pending is None or pending["state"] == "failed")
 
 
 def failure(error: dict[str, Any] | None, otherwise: str) -> ClientError:

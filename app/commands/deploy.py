@@ -1,9 +1,12 @@
 """`pilothouse deploy`: get the model if it is not here, the runtime if it is missing, then the deployment."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from app.client import ClientError, escape
 from app.commands.session import Session
+from app.errors import InvalidInput
 
 
 def deploy(session: Session, route: str, spec: dict[str, Any], *, install: bool, detach: bool) -> dict[str, Any]:
@@ -31,8 +34,23 @@ def deploy(session: Session, route: str, spec: dict[str, Any], *, install: bool,
         return _put(session, route, spec, detach)
 
 
+def read_pipeline(file: Path) -> dict[str, Any]:
+    """The pipeline in ``file``, with or without ``{"pipeline": …}`` around it. Raises `InvalidInput`."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file.name} is not JSON: {error}", hint="docs/tensors.md shows a pipeline") from None
+    if isinstance(document, dict):
+        document = document.get("pipeline", document)
+    if not isinstance(document, dict):
+        raise InvalidInput(f"{file.name} is not a pipeline", hint="docs/tensors.md shows one")
+    return document
+
+
 def needed(spec: dict[str, Any]) -> list[str]:
     """Names of the models that a deployment is made of, itself the first."""
+    if "pipeline" in spec:
+        return []
     references = [*spec.get("adapters", {}).values(), spec.get("projector"), spec.get("draft")]
     names = [spec["model"], *(reference.partition("@")[0] for reference in references if reference)]
     return list(dict.fromkeys(names))

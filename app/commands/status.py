@@ -44,6 +44,7 @@ def report(found: dict[str, Any]) -> str:
         lines += [
             f"{entry['route']}: {_problem(entry['error'])}" for entry in found["deployments"] if entry.get("error")
         ]
+        lines += [change(entry) for entry in found["deployments"] if entry.get("pending")]
     else:
         lines += ["", "nothing is deployed; `pilothouse deploy digits` serves the model that came with it"]
     if found["jobs"]:
@@ -72,6 +73,22 @@ def machine(hardware: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def steps(deployment: dict[str, Any]) -> str:
+    """The routes that a pipeline calls; empty for any other deployment."""
+    pipeline = deployment["spec"].get("pipeline")
+    return ", ".join(dict.fromkeys(step["route"] for step in pipeline["steps"])) if pipeline else ""
+
+
+def change(entry: dict[str, Any]) -> str:
+    """What is to serve a route, in a line: on its way, or why not and the way back."""
+    pending = entry["pending"]
+    what = f"{entry['route']}: the change to {pending['model']}@{pending['version']}"
+    if pending["state"] != "failed":
+        return f"{what} is under way"
+    reason = _problem(pending["error"]) if pending.get("error") else "it failed"
+    return console.one_line(f"{what} failed: {reason}; {pending['note']}")
+
+
 def _row(entry: dict[str, Any]) -> list[Any]:
     load = entry["load"] or {}
     replicas = entry.get("replicas", [])
@@ -79,11 +96,11 @@ def _row(entry: dict[str, Any]) -> list[Any]:
     p50_ms = load.get("p50_ms")
     return [
         entry["route"],
-        f"{entry['model']}@{entry['version']}",
+        f"→ {steps(entry)}" if steps(entry) else f"{entry['model']}@{entry['version']}",
         console.state(entry["state"]),
         " ".join(filter(None, (entry.get("engine"), entry.get("engine_version")))) or None,
         entry.get("device"),
-        f"{ready}/{entry['spec']['replicas']}",
+        None if steps(entry) else f"{ready}/{max(entry['spec']['replicas'], len(replicas))}",
         console.size(entry.get("memory_bytes")),
         f"{load['requests_per_s']:.1f}" if load else None,
         f"{p50_ms:.1f} ms" if p50_ms is not None else None,

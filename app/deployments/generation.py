@@ -53,15 +53,24 @@ class Generation:
         deployment.error = next((keeper.view.error for keeper in keepers if keeper.view.error), None)
         return "give_up" if states == {"failed"} else "replicas_lost"
 
-    def as_pending(self) -> Pending:
+    @property
+    def title(self) -> str:
+        return (
+            "the pipeline" if self.spec.pipeline is not None else f"{self.deployment.model}@{self.deployment.version}"
+        )
+
+    def as_pending(self, current: "Generation") -> Pending:
+        """``current`` is what serves meanwhile."""
         deployment = self.deployment
+        failed = deployment.state == "failed"
         return Pending(
             model=deployment.model,
             version=deployment.version,
-            state="failed" if deployment.state == "failed" else "starting",
+            state="failed" if failed else "starting",
             replicas=[keeper.view for keeper in self.serving.keepers] if self.serving is not None else [],
             decision=deployment.decision,
             error=deployment.error,
+            note=f"{current.title} goes on as before; declare that again to drop the change" if failed else "",
             since=deployment.since,
         )
 

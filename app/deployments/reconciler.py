@@ -484,7 +484,7 @@ class Reconciler:
         if self._described_anew(line.current):
             deployment.notes = [*deployment.notes, DESCRIBED_ANEW.format(route)]
         deployment.spec = line.newest.spec
-        deployment.pending = line.next.as_pending() if line.next is not None else None
+        deployment.pending = line.next.as_pending(line.current) if line.next is not None else None
         if line.current.serving is not None:
             line.current.serving.adopt()
         self._bus.publish("deployment", route, msgspec.structs.replace(deployment))

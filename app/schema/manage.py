@@ -287,6 +287,8 @@ class Pending(msgspec.Struct, kw_only=True):
     replicas: list[Replica] = []
     decision: Decision | None = None
     error: Problem | None = None
+    note: str = ""
+    """Where it has failed: what goes on, and the way back."""
     since: str = ""
 
 

@@ -89,10 +89,17 @@ class RunningDaemon:
         raise AssertionError("the event stream ended")
 
     def deploy(self, model: str, route: str | None = None, **spec: Any) -> dict[str, Any]:
-        """Declare, and wait until it is ready or failed."""
+        """Declare, and wait until it is ready or failed, and no change of it is under way."""
         route = route or model
         self.put(f"/manage/v1/deployments/{route}", {"model": model, **spec})
-        return self.wait("deployment", route, lambda d: d["state"] in ("ready", "failed"))
+        return self.settled(route)
+
+    def settled(self, route: str) -> dict[str, Any]:
+        return self.wait(
+            "deployment",
+            route,
+            lambda d: d["state"] in ("ready", "failed") and (d["pending"] or {}).get("state") != "starting",
+        )
 
     def job(self, **request: Any) -> dict[str, Any]:
         """Start a job and wait for its end."""
