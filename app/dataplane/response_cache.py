@@ -64,9 +64,7 @@ class ResponseCache:
         self._evictions = self._errors = 0
         metrics.caches = True
 
-    async def answers(
-        self, keys: Sequence[bytes], compute: Compute, timeout_s: float, look: bool = True
-    ) -> list[Kept]:
+    async def answers(self, keys: Sequence[bytes], compute: Compute, timeout_s: float, look: bool = True) -> list[Kept]:
         """What is kept under each of ``keys``, in order; the rest is computed, once for all that ask for it.
 
         ``compute(which)`` gives the encoded answers of the keys at these positions. It goes on when this caller goes
@@ -124,7 +122,7 @@ class ResponseCache:
                 error = flight.result.exception()
                 if error is None:
                     entries = flight.result.result()
-                    for key in (own if flight is ours else [key for key, which in shared.items() if which is flight]):
+                    for key in own if flight is ours else [key for key, which in shared.items() if which is flight]:
                         body = memoryview(entries[key])[_TOOK.size :] if flight is ours else self._hit(entries[key])
                         answers[key] = Kept(body, flight is not ours)
                 elif flight is ours or (len(flight.keys) == 1 and not isinstance(error, DeadlineExceeded)):
