@@ -75,7 +75,9 @@ class Regions:
 
     def status(self, name: str = "") -> list[Region]:
         """The region, or without ``name`` all. Raises `NotFound`."""
-        return [self._find(name)] if name else list(self._regions.values())
+        if name and name not in self._regions:
+            raise NotFound(f"there is no shared memory region {name!r}", field="region")
+        return [self._regions[name]] if name else list(self._regions.values())
 
     def unregister(self, name: str = "") -> None:
         """Without ``name`` all; that there is none of that name is fine, as with Triton."""
@@ -85,8 +87,14 @@ class Regions:
                 os.close(region.descriptor)
 
     def check(self, place: Place) -> Region:
-        """Raises `NotFound` or `InvalidInput`."""
-        region = self._find(place.region)
+        """Raises `InvalidInput`."""
+        region = self._regions.get(place.region)
+        if region is None:
+            raise InvalidInput(
+                f"there is no shared memory region {place.region!r}",
+                hint="register it first",
+                field="shared_memory_region",
+            )
         if place.offset + place.size_bytes > region.size_bytes:
             raise InvalidInput(
                 f"region {place.region!r} has {region.size_bytes} bytes, "
@@ -137,14 +145,6 @@ class Regions:
                 f"shared memory {region.key!r} is smaller than it was when it was registered",
                 field="shared_memory_region",
             )
-
-    def _find(self, name: str) -> Region:
-        try:
-            return self._regions[name]
-        except KeyError:
-            raise NotFound(
-                f"there is no shared memory region {name!r}", hint="register it first", field="shared_memory_region"
-            ) from None
 
 
 def _open(key: str) -> int:

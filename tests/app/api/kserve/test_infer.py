@@ -11,12 +11,13 @@ from app.api.http import Request
 from app.api.kserve import infer, parameters
 from app.api.kserve.service import Call
 from app.api.kserve.shared_memory import Regions
-from app.api.kserve.tensors import DTYPES
+from app.api.kserve.tensors import DTYPES, encode_json
 from app.dataplane.inference import Inference
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput
 from app.schema.kserve import InferRequest, InferRequestedOutput
+from engines.protocol import Signature, TensorSpec
 
 
 def decode(asked):
@@ -66,6 +67,11 @@ def test_booleans_and_strings():
         ([None], "INT64"),
         ([1.5], "INT32"),
         ([300], "UINT8"),
+        ([1.5], "UINT64"),
+        ([1e39], "FP32"),
+        ([True], "FP32"),
+        ([True, 1], "BOOL"),
+        (["infinity"], "FP64"),
         ([-1], "UINT8"),
         ([1], "BOOL"),
         ([1], "BYTES"),
@@ -77,6 +83,40 @@ def test_values_of_another_type_are_refused_by_name(data, datatype):
         decode(request(one(data, datatype)))
 
 
+def test_what_json_has_no_number_for_is_read_in_every_way_that_clients_write_it():
+    body = msgspec.json.encode(one([0, 1, 2, 3, 4, 5]))
+    body = body.replace(b"[0,1,2,3,4,5]", b'[NaN,Infinity,-Infinity,null,"Infinity",1.5]')
+    body = body.replace(b'"shape":', b'"shape":[6],"unknown":')
+    _, (tensor,) = decode(request(body))
+    expected = np.array([np.nan, np.inf, -np.inf, np.nan, np.inf, 1.5], "<f4")
+    np.testing.assert_array_equal(np.frombuffer(tensor.data, "<f4"), expected)
+
+
+def test_a_number_that_is_none_is_no_integer():
+    body = msgspec.json.encode(one([7], "INT64")).replace(b"[7]", b"[NaN]")
+    with pytest.raises(InvalidInput, match="INT64"):
+        decode(request(body))
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_whole_numbers_keep_every_digit(values):
+    _, (tensor,) = decode(request(one(values, "INT64")))
+    assert np.frombuffer(tensor.data, "<i8").tolist() == values
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
+def test_floats_come_back_from_json_as_they_were(values):
+    _, (tensor,) = decode(request(one(values)))
+    written = msgspec.json.decode(msgspec.json.encode(encode_json(tensor)))
+    assert written == values
+
+
+def test_no_values_are_no_values_of_any_type():
+    for datatype in ("FP32", "BYTES", "BOOL"):
+        _, (tensor,) = decode(request(one([], datatype, [0])))
+        assert tensor.data == b""
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -86,6 +126,15 @@ def test_values_of_another_type_are_refused_by_name(data, datatype):
         ({"inputs": [{"name": "x", "datatype": "FP32", "shape": ["a"], "data": []}]}, r"inputs\[0\]\.shape\[0\]"),
         ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}, "has no data"),
         (one([1], "FP99"), "FP99"),
+        (one([1], "BF16"), "BF16 cannot be sent as JSON"),
+        (one([1], parameters={"binary_data_size": 0}), "both data and binary_data_size"),
+        (one([1], parameters={"shared_memory_region": 7}), "name of a region"),
+        (one([1], parameters={"shared_memory_region": "r"}), "shared_memory_byte_size is missing"),
+        (one([1], parameters={"shared_memory_region": "r", "shared_memory_byte_size": 4}), "no shared memory region"),
+        (one([1]) | {"outputs": [{"name": "y", "parameters": {"classification": -1}}]}, r"outputs\.y\.parameters"),
+        (one([1]) | {"outputs": [{}]}, r"outputs\[0\]\.name"),
+        (b'{"inputs": [NaN]}', r"inputs\[0\]"),
+        (b'{"inputs":[{"name":"","datatype":"","shape":[],"data":' + b"[" * 9999 + b"NaN", "not valid JSON"),
     ],
 )
 def test_what_is_wrong_with_a_body_is_named(body, words):
@@ -118,6 +167,30 @@ def test_binary_tensors_are_taken_as_they_are(array):
 def test_binary_sizes_that_do_not_add_up_are_refused(size):
     header = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}]}
     with pytest.raises(InvalidInput):
+        decode(binary(header, b"1234"))
+
+
+def test_binary_and_json_inputs_may_be_mixed_in_any_order():
+    header = {
+        "inputs": [
+            {"name": "a", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
+            {"name": "b", "datatype": "BYTES", "shape": [1], "data": ["t"]},
+            {"name": "c", "datatype": "BF16", "shape": [1], "parameters": {"binary_data_size": 2}},
+        ]
+    }
+    _, tensors = decode(binary(header, b"1234ab"))
+    assert [bytes(tensor.data) for tensor in tensors] == [b"1234", pack_strings(["t"]), b"ab"]
+
+
+def test_bytes_that_no_input_claims_are_refused():
+    with pytest.raises(InvalidInput, match="1 bytes follow"):
+        decode(binary(one([1]), b"x"))
+
+
+@pytest.mark.parametrize("size", [True, 2.5, 1 << 60])
+def test_a_binary_size_is_a_number_of_bytes_that_are_there(size):
+    header = {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [1], "parameters": {"binary_data_size": size}}]}
+    with pytest.raises(InvalidInput, match="binary_data_size"):
         decode(binary(header, b"1234"))
 
 
@@ -160,3 +233,56 @@ def test_each_output_may_choose_for_itself():
     first, second = msgspec.json.decode(response.body[:length])["outputs"]
     assert first["data"] == [0.25, 0.75]
     assert second["parameters"]["binary_data_size"] == 11
+
+
+def test_an_output_that_json_cannot_hold_is_refused_in_words():
+    tensors = [Tensor("s", "BYTES", [1], pack_strings([b"\xff"])), Tensor("h", "BF16", [1], b"ab")]
+    for tensor, words in zip(tensors, ("no UTF-8", "no form in JSON"), strict=True):
+        inference = Inference(Target("r", "m", 3, "", 0), [tensor])
+        with pytest.raises(InvalidInput, match=words) as caught:
+            encode(InferRequest([]), inference)
+        assert caught.value.field == f"outputs.{tensor.name}.parameters.binary_data"
+        response = encode(InferRequest([], parameters={"binary_data_output": True}), inference)
+        assert response.body.endswith(tensor.data)
+
+
+def test_nan_and_infinity_are_null_in_json():
+    tensor = Tensor("p", "FP32", [3], np.array([np.nan, np.inf, 1], "<f4").tobytes())
+    body = msgspec.json.decode(encode(InferRequest([]), Inference(Target("r", "m", 3, "", 0), [tensor])).body)
+    assert body["outputs"][0]["data"] == [None, None, 1]
+
+
+# --- a body that is one tensor and nothing else ----------------------------------------------------------
+
+
+def raw(body, *specs, batched=True):
+    asked = request(body, inference_header_content_length=0)
+    asked.params = {"model": "m"}
+    assert infer.is_raw(asked)
+    message, call = infer.decode_raw(asked, Signature(list(specs), [], batched))
+    assert message.parameters == {"binary_data_output": True}
+    return call.inputs[0]
+
+
+def test_a_raw_body_is_one_row():
+    tensor = raw(b"12345678", TensorSpec("x", "FP32", [-1, 2], batch_axis=0))
+    assert (tensor.shape, bytes(tensor.data)) == ([1, 2], b"12345678")
+
+
+def test_one_dimension_of_a_raw_body_may_be_told_by_its_size():
+    assert raw(b"12345678", TensorSpec("x", "UINT16", [-1, 2, -1], batch_axis=0)).shape == [1, 2, 2]
+    with pytest.raises(InvalidInput, match="no whole number of 4"):
+        raw(b"1234567", TensorSpec("x", "UINT16", [-1, 2, -1], batch_axis=0))
+
+
+def test_a_raw_body_is_one_text():
+    tensor = raw(b"any \xff bytes", TensorSpec("x", "BYTES", [-1, 1], batch_axis=0))
+    assert unpack_strings(tensor.data) == [b"any \xff bytes"]
+    assert tensor.shape == [1, 1]
+
+
+def test_a_raw_body_that_its_size_does_not_explain_is_refused():
+    with pytest.raises(InvalidInput, match="2 dimensions"):
+        raw(b"1234", TensorSpec("x", "UINT8", [-1, -1], batch_axis=-1), batched=False)
+    with pytest.raises(InvalidInput, match="2 inputs"):
+        raw(b"1234", TensorSpec("x", "UINT8", [-1]), TensorSpec("y", "UINT8", [-1]))
