@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import psutil
@@ -24,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 #: As the deployment's setting of that name has it.
 MAX_BATCH_SIZE = 32
 #: The largest batch is tried before the first request where that takes less than this.
-WARM_UP_S = 1.0
+WARM_UP_S = 0.5
 WARM_UP_BYTES = 64 << 20
 
 
@@ -117,8 +118,12 @@ class OnnxRuntimeEngine:
         found = self._probe(specs, [signature.read(node) for node in outputs])
         self._warm_up(found, int(load.settings.get("max_batch_size", MAX_BATCH_SIZE)))
         labels = signature.labels(self._session.get_modelmeta().custom_metadata_map)
-        for zip_map in self._zip_maps.values():
+        for name, zip_map in self._zip_maps.items():
             labels = labels or zip_map.labels
+            found.outputs = [
+                msgspec.structs.replace(spec, shape=[-1, len(zip_map.labels) or -1]) if spec.name == name else spec
+                for spec in found.outputs
+            ]
         self._signature = Signature(found.inputs, found.outputs, found.batched, labels)
         self._notes = found.notes
 

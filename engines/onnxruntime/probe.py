@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from engines.engine import EngineError
-from engines.onnxruntime.sample import VARIANTS, Sample, free_axes
+from engines.onnxruntime.sample import VARIANTS, Sample, free_axes, row_size
 from engines.onnxruntime.signature import Layout, layouts, why_no_layout
 from engines.onnxruntime.values import widen
 from engines.protocol import TensorSpec
@@ -23,6 +23,9 @@ BUDGET_S = 5.0
 #: What an axis of unknown length might be, the likeliest first: words, pixels, samples.
 LENGTHS = (8, 1, 16, 64, 224, 512, 576, 32, 128, 256, 384, 640, 1024, 3000, 16000)
 _MOST_LENGTHS = 48
+#: Inputs of one row that have more elements than this are not tried.
+_MOST_ELEMENTS = 1 << 22
+_NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.])")
 #: Largest difference between a row in a batch and the same row alone, as a share of the largest value.
 _TOLERANCE = {"f": 2e-3, "half": 2e-2, "quantized": 0.1}
 #: A larger one is no matter of rounding, however badly conditioned the model is for data that mean nothing.
@@ -125,9 +128,10 @@ def _search(runner: _Runner, inputs: Sequence[TensorSpec], layout: Layout, quant
     waiting = [dict.fromkeys(groups, length) for length in LENGTHS] if groups else [{}]
     error = ""
     tried: list[dict[str, int]] = []
+    kinds: set[str] = set()
     while waiting and len(tried) < _MOST_LENGTHS:
         lengths = waiting.pop(0)
-        if lengths in tried:
+        if lengths in tried or row_size(inputs, layout, lengths) > _MOST_ELEMENTS:
             continue
         tried.append(lengths)
         for variant in VARIANTS if any(spec.datatype[0] in "IUB" for spec in inputs) else VARIANTS[:1]:
@@ -136,13 +140,16 @@ def _search(runner: _Runner, inputs: Sequence[TensorSpec], layout: Layout, quant
                 return sample, runner(sample, [0])
             except EngineError as failed:
                 error = error or failed.message
-                waiting += _hints(failed.message, lengths)
-    raise _NotBatched(f"the probe could not run the model ({error})")
+                # An error of a new kind is progress: what it says is worth more than the next length of the list.
+                if (kind := _NUMBER.sub("#", failed.message)) not in kinds:
+                    kinds.add(kind)
+                    waiting = [*_hints(failed.message, lengths), *waiting]
+    raise _NotBatched(f"the probe could not run the model ({error or 'its inputs are too large'})")
 
 
 def _hints(message: str, lengths: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """An error of shapes mostly says the length that would have fitted: "W: {20,10} K: 8"."""
-    numbers = re.findall(r"(?<![\w.])\d+(?![\w.])", message.rpartition("Status Message:")[2])
+    numbers = _NUMBER.findall(message.rpartition("Status Message:")[2])
     for number in dict.fromkeys(int(number) for number in numbers if 0 < int(number) <= 1 << 16):
         yield dict.fromkeys(lengths, number)
         if len(lengths) > 1:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from engines.tensors import DTYPES
 ROWS = 3
 #: What integers and texts are: of several kinds, all 0, all 1 (an index into one thing, a size that may not be 0).
 VARIANTS = ("mixed", "zeros", "ones")
-#: For a second look: more kinds of integers, which many models refuse, and numbers of one range.
+#: For a second look: other numbers, and integers of more kinds, which many models refuse.
 SECOND = "second"
 _TEXTS = {
     "mixed": (b"", b"a", b"0"),
@@ -46,6 +47,19 @@ def _group(spec: TensorSpec, axis: int) -> str:
     return name or f"{spec.name}/{axis}"
 
 
+def row_size(inputs: Sequence[TensorSpec], layout: Layout, lengths: Mapping[str, int]) -> int:
+    """Elements of one row of all inputs together."""
+    return sum(prod(_shape(spec, layout[spec.name], lengths)) for spec in inputs)
+
+
+def _shape(spec: TensorSpec, batch_axis: int, lengths: Mapping[str, int]) -> list[int]:
+    """Of one row."""
+    return [
+        size if size != -1 else 1 if axis == batch_axis else lengths.get(_group(spec, axis), 0)
+        for axis, size in enumerate(spec.shape)
+    ]
+
+
 class Sample:
     """Rows of inputs; ``lengths`` are those of the axes that `free_axes` names."""
 
@@ -59,22 +73,19 @@ class Sample:
     ):
         """``alike``: all rows have one range."""
         self._layout = layout
-        self._given = inputs, layout, lengths
+        self._given = inputs, layout, lengths, alike
         random = np.random.default_rng(variant == SECOND)
-        alike = alike or variant == SECOND
         self._rows: dict[str, list[np.ndarray]] = {}
         for spec in inputs:
             axis = layout[spec.name]
-            shape = [
-                size if size != -1 else 1 if index == axis else lengths.get(_group(spec, index), 0)
-                for index, size in enumerate(spec.shape)
-            ]
+            shape = _shape(spec, axis, lengths)
             count = ROWS if axis >= 0 else 1
             self._rows[spec.name] = [_values(spec, shape, row, variant, alike, random) for row in range(count)]
 
     def second(self) -> "Sample":
         """Other values of the same lengths."""
-        return Sample(*self._given, SECOND)
+        inputs, layout, lengths, alike = self._given
+        return Sample(inputs, layout, lengths, SECOND, alike)
 
     @property
     def row_bytes(self) -> int:
@@ -96,7 +107,7 @@ def _values(
 ) -> np.ndarray:
     if spec.datatype == "BYTES":
         texts = _TEXTS[variant]
-        flat = np.empty(int(np.prod(shape)), dtype=object)
+        flat = np.empty(prod(shape), dtype=object)
         for index in range(len(flat)):
             flat[index] = texts[(index + row) % len(texts)]
         return flat.reshape(shape)
