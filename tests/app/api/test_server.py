@@ -1,12 +1,17 @@
 """Reading, guarding, routing and answering, over the real ASGI interface."""
 
 import asyncio
+import gzip
+import random
+import zlib
 
 import httpx2
 import pytest
+import uvicorn
 
-from app.api.http import Route, Stream, json
+from app.api.http import Response, Route, Stream, json
 from app.api.server import Server
+from app.api.transport import Protocol
 from app.errors import BadSetting, QueueFull
 from app.settings import Settings
 
@@ -90,8 +95,6 @@ async def test_a_body_over_the_limit_is_413_and_one_below_is_read(client):
 
 
 async def test_a_compressed_body_is_inflated_and_bounded(client):
-    import gzip
-
     http = client(max_body_mb=1)
     answer = await http.post("/v1/echo", content=gzip.compress(b"x" * 5000), headers={"content-encoding": "gzip"})
     assert answer.json()["size"] == 5000
@@ -175,3 +178,103 @@ async def test_a_client_that_hangs_up_cancels_the_handler_and_releases_its_resou
     async with asyncio.timeout(5):
         await server(scope, receive, send)
     assert released.is_set()
+
+
+# --- compression of answers ------------------------------------------------------------------------------
+
+
+async def long(request):
+    return json("word " * 1000)
+
+
+async def noise(request):
+    return Response(random.Random(1).randbytes(200_000))
+
+
+LONG = [Route("GET", "/long", long, "", "", scope="open"), Route("GET", "/noise", noise, "", "", scope="open")]
+LONG.append(Route("GET", "/open/{name}", echo, "", "", scope="open"))
+
+
+async def answered(path, accepted):
+    async with (
+        httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app=Server(LONG, Settings())), base_url="http://127.0.0.1:8484"
+        ) as http,
+        http.stream("GET", path, headers={"accept-encoding": accepted}) as answer,
+    ):
+        return answer, b"".join([part async for part in answer.aiter_raw()])
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding", "inflated"),
+    [
+        ("gzip", "gzip", gzip.decompress),
+        ("deflate", "deflate", zlib.decompress),
+        ("br, DEFLATE;q=0.5, gzip;q=0.1", "deflate", zlib.decompress),
+        ("*", "gzip", gzip.decompress),
+        ("identity", None, bytes),
+        ("gzip;q=0, deflate;q=0", None, bytes),
+        ("gzip;q=much", None, bytes),
+    ],
+)
+async def test_a_long_answer_is_compressed_as_the_client_likes_it_best(accepted, encoding, inflated):
+    answer, body = await answered("/long", accepted)
+    assert answer.headers.get("content-encoding") == encoding
+    assert answer.headers["vary"] == "accept-encoding"
+    assert int(answer.headers["content-length"]) == len(body)
+    assert inflated(body) == b'"' + b"word " * 1000 + b'"'
+
+
+async def test_what_is_short_or_does_not_shrink_is_sent_as_it_is():
+    for path in ("/open/a", "/noise"):
+        answer, _ = await answered(path, "gzip")
+        assert "content-encoding" not in answer.headers
+
+
+# --- clients that hang up --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def listening():
+    """A real socket, as the daemon's: (port, what the handlers did)."""
+    happened = asyncio.Queue()
+
+    async def forever(request):
+        happened.put_nowait("begun")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            happened.put_nowait("cancelled")
+            raise
+
+    routes = [Route("GET", "/forever", forever, "", "", scope="open", cancellable=True), *LONG]
+    config = uvicorn.Config(
+        Server(routes, Settings()), http=Protocol, port=0, lifespan="off", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    sock = config.bind_socket()
+    serving = asyncio.create_task(server.serve([sock]))
+    yield sock.getsockname()[1], happened
+    server.should_exit = True
+    await serving
+    sock.close()
+
+
+async def test_a_client_that_hangs_up_cancels_what_is_computed_for_it_and_nothing_else(listening, caplog):
+    port, happened = listening
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(10):
+        writer.write(b"GET /open/a HTTP/1.1\r\nhost: localhost\r\n\r\n")  # answered: not to be cancelled later
+        assert b"200" in await reader.readline()
+        writer.write(b"GET /forever HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert await happened.get() == "begun"
+        writer.close()
+        assert await happened.get() == "cancelled"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/open/a%2Fb", "a/b"), ("/open/a%2fb%20c", "a/b c"), ("/open/%C3%BC", "ü")]
+)
+async def test_what_is_percent_encoded_stays_within_its_segment(client, path, name):
+    assert (await client().get(path)).json()["params"] == {"name": name}
