@@ -92,6 +92,64 @@ def test_show_prints_the_one_version_asked_for(run: Run, scripted_daemon: Script
     assert missing.exit_code == 1 and "has no version 7" in missing.stderr and missing.stdout == ""
 
 
+CARD = "/manage/v1/models/tiny/versions/1/card"
+
+
+@pytest.fixture
+def described(scripted_daemon: ScriptedDaemon) -> ScriptedDaemon:
+    """``tiny`` can be described, and runs."""
+    version = VERSION | {"card": {"item": "text", "labels": ["a", "b"]}}
+    scripted_daemon.answers |= {
+        ("GET", "/manage/v1/models/tiny"): (200, MODEL),
+        ("GET", "/manage/v1/deployments"): (200, {"items": [READY], "next_cursor": None}),
+        ("GET", CARD): (200, {"item": "row", "labels": []}),
+        ("PUT", CARD): (200, version),
+        ("PUT", CARD.replace("card", "files/tokenizer.json")): (200, version),
+    }
+    return scripted_daemon
+
+
+def test_describe_sends_files_before_the_card_that_needs_them(run: Run, described: ScriptedDaemon, tmp_path: Path):
+    for name, content in (("c.json", {"item": "text", "task": "t", "note": 1}), ("tokenizer.json", {"version": "1.0"})):
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "l.txt").write_text("a\nb\n")
+    files = ["--file", tmp_path / "tokenizer.json", "--labels", tmp_path / "l.txt"]
+    done = run("describe", "tiny", "--card", tmp_path / "c.json", *files)
+    assert done.stdout.splitlines() == [
+        "tiny@1 is described: takes an item of text; 2 labels",
+        "  note  tiny runs it as it was before; deploy it again to take this up",
+    ]
+    puts = [entry for entry in described.asked if entry.method == "PUT"]
+    assert [(put.path.rpartition("/")[2], put.query, put.body) for put in puts] == [
+        ("tokenizer.json", "", {"version": "1.0"}),
+        ("card", "task=t", {"item": "text", "labels": ["a", "b"]}),
+    ]
+
+
+def test_describe_without_a_card_keeps_the_one_that_is_there(run: Run, described: ScriptedDaemon, tmp_path: Path):
+    (tmp_path / "l.json").write_text('{"id2label": {"0": "x"}}')
+    assert run("describe", "tiny@1", "--labels", tmp_path / "l.json").exit_code == 0
+    assert described.bodies("PUT", CARD) == [{"item": "row", "labels": ["x"]}]
+
+
+def test_describe_of_nothing_shows_the_card(run: Run, described: ScriptedDaemon):
+    assert json.loads(run("describe", "tiny").stdout) == {"item": "row", "labels": []}
+    assert [entry.method for entry in described.asked if entry.method != "GET"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "is not JSON"), ('{"lables": []}', "did you mean labels?"), ("[]", "expected an object")],
+)
+def test_describe_explains_a_card_that_cannot_be(
+    run: Run, described: ScriptedDaemon, tmp_path: Path, content: str, said: str
+):
+    (tmp_path / "c.json").write_text(content)
+    done = run("describe", "tiny", "--card", tmp_path / "c.json")
+    assert done.exit_code == 1 and said in done.stderr
+    assert described.bodies("PUT", CARD) == []
+
+
 def test_rm_removes_one_version(run: Run, scripted_daemon: ScriptedDaemon):
     scripted_daemon.answers[("DELETE", "/manage/v1/models/tiny")] = (200, {})
     assert run("rm", "tiny@3").stdout == "tiny@3 is removed\n"
