@@ -80,7 +80,7 @@ class Manage:
         return json({})
 
     async def list_settings(self, request: Request) -> Response:
-        secret = {"api_key", "management_key"}
+        secret = {"api_key", "management_key", "cache_url"}  # an address may hold a password
         items = [
             schema.Setting(
                 key=key,
@@ -195,6 +195,10 @@ class Manage:
     async def delete_deployment(self, request: Request) -> Response:
         force = request.query.get("force", "").lower() in ("1", "true", "yes")
         await self.reconciler.delete(request.params["route"], force=force)
+        return json({})
+
+    async def clear_cache(self, request: Request) -> Response:
+        await self.reconciler.clear_cache(request.params["route"])
         return json({})
 
     # --- events ---------------------------------------------------------------------------------------
@@ -360,6 +364,13 @@ class Manage:
                 "deployments",
                 request=DeploymentSpec,
                 response=Deployment,
+            ),
+            route(
+                "DELETE",
+                "/deployments/{route}/cache",
+                self.clear_cache,
+                "Forget the answers that its response cache keeps",
+                "deployments",
             ),
             route(
                 "DELETE",

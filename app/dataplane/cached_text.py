@@ -112,21 +112,19 @@ async def generate(
             async for event in events:
                 yield event
         return
+    metrics, reader = cache.metrics, object()
+    writing: Writing | None = None
     body = await cache.find(key) if look else None
-    writing = None
-    hit = body is not None
-    if body is None:
+    if body is not None:
+        hit, source = True, _kept(body)
+    else:
         hit = look and key in cache.writings
         writing = cache.writings[key] if hit else Writing(cache, key, write)
-        if hit:
-            cache.metrics.cache_hits += 1
-        elif look:
-            cache.metrics.cache_misses += 1
+        source = writing.read(reader)
     cache_control.served(hit)
-    metrics, reader = cache.metrics, object()
     ended, reason = "", "CANCELED"
     try:
-        async with aclosing(_kept(body) if writing is None else writing.read(reader)) as events:
+        async with aclosing(source) as events:
             async for event in events:
                 ended = event.finish_reason
                 # What was found needed no computing: that is what the caller's usage says.
@@ -136,6 +134,9 @@ async def generate(
         reason = reason_of(error)
         raise
     finally:
+        if ended and look:
+            metrics.cache_hits += hit
+            metrics.cache_misses += not hit
         if writing is None or writing.leave(reader):
             if ended:
                 metrics.finished(time.perf_counter() - arrived, ended)

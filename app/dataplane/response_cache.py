@@ -91,15 +91,17 @@ class ResponseCache:
         return memoryview(entry)[_TOOK.size :]
 
     def _count(self, hits: Sequence[bool], looked_s: float, look: bool) -> None:
-        metrics, found = self.metrics, sum(hits)
+        metrics, found, hit = self.metrics, sum(hits), all(hits)
+        metrics.cache_found += found
+        metrics.cache_computed += len(hits) - found
         if look:
-            metrics.cache_hits += found
-            metrics.cache_misses += len(hits) - found
-            if found == len(hits):
+            metrics.cache_hits += hit
+            metrics.cache_misses += not hit
+            if hit:
                 metrics.cache_hit_s += looked_s
             else:
                 metrics.cache_miss_s += looked_s
-        cache_control.served(found == len(hits))
+        cache_control.served(hit)
 
     async def _complete(
         self, keys: Sequence[bytes], answers: dict[bytes, Kept], compute: Compute, deadline: float, look: bool
@@ -177,14 +179,13 @@ class ResponseCache:
     # --- texts ----------------------------------------------------------------------------------------
 
     async def find(self, key: bytes) -> memoryview | None:
-        """The text that is kept under ``key``; found, it is counted."""
+        """The text that is kept under ``key``."""
         began = time.perf_counter()
         [entry] = await self.store.get([key])
         if entry is None:
             self.metrics.cache_miss_s += time.perf_counter() - began
             return None
         self.metrics.cache_hit_s += time.perf_counter() - began
-        self.metrics.cache_hits += 1
         return self._hit(entry)
 
     async def keep(self, key: bytes, writing: "Writing", body: bytes, took_s: float) -> None:

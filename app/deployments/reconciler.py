@@ -230,6 +230,15 @@ class Reconciler:
                     deployment.task, deployment.labels = fresh.task, fresh.labels
                 self._show(route)
 
+    async def clear_cache(self, route: str) -> None:
+        """Forget the answers that are kept for ``route``. Raises `NotFound`, and `Conflict` where none are."""
+        line = self._line(route)
+        if not line.newest.spec.settings.get("response_cache"):
+            raise Conflict(f"{route} keeps no answers", hint="deploy it with response_cache=true")
+        for generation in line.generations:
+            if isinstance(generation.serving, Serving) and generation.serving.cache is not None:
+                await generation.serving.cache.clear()
+
     async def runtime_installed(self) -> None:
         """What failed for want of an engine is tried again."""
         self._prober.forget()

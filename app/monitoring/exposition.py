@@ -80,6 +80,7 @@ def text(metrics: Metrics, station: Station) -> bytes:
     page = _Page()
     routes = list(metrics)
     _tensor_models(page, [route for route in routes if route.kind == "tensor"])
+    _caches(page, [route for route in routes if route.caches])
     _gpus(page, station.gpus)
     _language_models(page, [route for route in routes if route.kind == "language"])
     _own(page, routes, station)
@@ -112,11 +113,41 @@ def _tensor_models(page: _Page, routes: list[RouteMetrics]) -> None:
     page.family("nv_inference_pending_request_count", "gauge", "Requests awaiting execution", pending)
 
 
+def _caches(page: _Page, routes: list[RouteMetrics]) -> None:
+    """Triton's names for tensor models, and our own. Triton's durations are in whole microseconds."""
+    for name, help_text, read, scale in (
+        ("num_hits", "Number of requests that a kept answer served", "cache_hits", 1),
+        ("num_misses", "Number of requests for which something was computed", "cache_misses", 1),
+        ("hit_duration", "Cumulative duration of looking up what was found", "cache_hit_s", 1e6),
+        ("miss_duration", "Cumulative duration of looking up what was not, and keeping it", "cache_miss_s", 1e6),
+    ):
+        values: list[Value] = [
+            ({"model": route.name, "version": str(route.version)}, int(getattr(route, read) * scale))
+            for route in routes
+            if route.kind == "tensor"
+        ]
+        page.family(f"nv_cache_{name}_per_model", "counter", help_text, values)
+    for name, kind, help_text, read in (
+        ("hits_total", "counter", "Requests that a kept answer served", "cache_hits"),
+        ("misses_total", "counter", "Requests for which something was computed", "cache_misses"),
+        ("entries_found_total", "counter", "Answers and items that were found", "cache_found"),
+        ("entries_computed_total", "counter", "Answers and items that were not", "cache_computed"),
+        ("saved_seconds_total", "counter", "What was found had taken so long to compute", "cache_saved_s"),
+        ("evictions_total", "counter", "Answers that had to go for others", "cache_evictions"),
+        ("errors_total", "counter", "Calls that the cache's Redis did not answer", "cache_errors"),
+        ("bytes", "gauge", "Size of the answers in memory", "cache_bytes"),
+        ("items", "gauge", "Answers in memory", "cache_items"),
+    ):
+        page.family(f"pilothouse_cache_{name}", kind, help_text, [(_labels(r), getattr(r, read)) for r in routes])
+
+
+def _labels(route: RouteMetrics) -> Labels:
+    return {"route": route.name, "model": route.model, "version": str(route.version), "engine": route.engine}
+
+
 def _gpus(page: _Page, gpus: Sequence[Gpu]) -> None:
     def gauge(name: str, help_text: str, read: str, scale: float = 1) -> None:
-        values = [
-            ({"gpu_uuid": gpu.uuid}, value * scale) for gpu in gpus if (value := getattr(gpu, read)) is not None
-        ]
+        values = [({"gpu_uuid": gpu.uuid}, value * scale) for gpu in gpus if (value := getattr(gpu, read)) is not None]
         page.family(name, "gauge", help_text, values)
 
     gauge("nv_gpu_utilization", "GPU utilization, 0.0 to 1.0", "utilization_percent", 0.01)
@@ -166,9 +197,6 @@ def _own(page: _Page, routes: list[RouteMetrics], station: Station) -> None:
     with process.oneshot():
         memory_bytes, cpu = process.memory_info().rss, process.cpu_times()
 
-    def labels(route: RouteMetrics) -> Labels:
-        return {"route": route.name, "model": route.model, "version": str(route.version), "engine": route.engine}
-
     page.family("pilothouse_build_info", "gauge", "The version that runs", [({"version": station.version}, 1)])
     page.family("pilothouse_uptime_seconds", "gauge", "Time since the daemon started", [({}, station.uptime_s)])
     page.family("pilothouse_resident_memory_bytes", "gauge", "Resident memory of the daemon", [({}, memory_bytes)])
@@ -177,13 +205,13 @@ def _own(page: _Page, routes: list[RouteMetrics], station: Station) -> None:
     page.family("pilothouse_jobs_running", "gauge", "Jobs at work", [({}, station.jobs_running)])
     states = [({"state": state}, count) for state, count in station.deployments.items()]
     page.family("pilothouse_deployments", "gauge", "Deployments in each state", states)
-    answered = [(labels(route), route.succeeded) for route in routes]
+    answered = [(_labels(route), route.succeeded) for route in routes]
     page.family("pilothouse_requests_total", "counter", "Answered requests", answered)
-    failed = [(labels(route) | {"reason": reason}, n) for route in routes for reason, n in route.failures.items()]
+    failed = [(_labels(route) | {"reason": reason}, n) for route in routes for reason, n in route.failures.items()]
     page.family("pilothouse_request_failures_total", "counter", "Failed requests, by reason", failed)
-    in_flight = [(labels(route), route.in_flight) for route in routes]
+    in_flight = [(_labels(route), route.in_flight) for route in routes]
     page.family("pilothouse_requests_in_flight", "gauge", "Requests in an engine", in_flight)
-    latency = [(labels(route), route.latency) for route in routes]
+    latency = [(_labels(route), route.latency) for route in routes]
     page.histogram("pilothouse_request_latency_seconds", "From arrival to the whole answer", LATENCY_S, latency)
     language = [route for route in routes if route.kind == "language"]
     for name, kind, help_text, read in (
@@ -195,14 +223,14 @@ def _own(page: _Page, routes: list[RouteMetrics], station: Station) -> None:
         ("worker_step_seconds_total", "counter", "Time in those steps", "step_s"),
         ("worker_decode_seconds_total", "counter", "Of it, time in the engine's own decode", "decode_s"),
     ):
-        values = [(labels(route), getattr(route, read)) for route in language]
+        values = [(_labels(route), getattr(route, read)) for route in language]
         page.family(f"pilothouse_{name}", kind, help_text, values)
     confident = [route for route in routes if route.confidence_count]
-    means = [(labels(route), route.confidence_sum / route.confidence_count) for route in confident]
+    means = [(_labels(route), route.confidence_sum / route.confidence_count) for route in confident]
     page.family("pilothouse_confidence_mean", "gauge", "Mean confidence of the top class", means)
-    sums = [(labels(route), route.confidence_sum) for route in confident]
+    sums = [(_labels(route), route.confidence_sum) for route in confident]
     page.family("pilothouse_confidence_total", "counter", "Sum of the confidences of the top class", sums)
-    counts = [(labels(route), route.confidence_count) for route in confident]
+    counts = [(_labels(route), route.confidence_count) for route in confident]
     page.family("pilothouse_confidence_predictions_total", "counter", "Predictions with a confidence", counts)
 
 

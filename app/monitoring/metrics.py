@@ -27,13 +27,13 @@ class RouteMetrics:
     """Counters since the deployment started, and gauges. Seconds everywhere; a call costs about a microsecond."""
 
     __slots__ = (
-        "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_errors", "cache_evictions",
-        "cache_hit_s", "cache_hits", "cache_items", "cache_miss_s", "cache_misses", "cache_saved_s", "cached_tokens",
-        "caches", "compute_s", "confidence_count", "confidence_sum", "decode_s", "drafted", "duration_s", "engine",
-        "failures", "finish_reasons", "generated_tokens", "in_flight", "input_s", "inter_token", "kind", "kv_used",
-        "last_inference_ms", "latency", "learned_delay_us", "learned_rows", "model", "name", "output_s", "preempted",
-        "prefix_cache_bytes", "prompt_tokens", "queue_depth", "queue_s", "running", "step_s", "steps", "succeeded",
-        "time_to_first_token", "version", "waiting",
+        "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_computed", "cache_errors",
+        "cache_evictions", "cache_found", "cache_hit_s", "cache_hits", "cache_items", "cache_miss_s", "cache_misses",
+        "cache_saved_s", "cached_tokens", "caches", "compute_s", "confidence_count", "confidence_sum", "decode_s",
+        "drafted", "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight", "input_s",
+        "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows", "model",
+        "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens", "queue_depth", "queue_s", "running",
+        "step_s", "steps", "succeeded", "time_to_first_token", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
@@ -49,6 +49,8 @@ class RouteMetrics:
         self.cache_hits = self.cache_misses = 0
         self.cache_saved_s = 0.0
         """What the answers that were found would have taken to compute."""
+        self.cache_found = self.cache_computed = 0
+        """Entries: a request of several items is a hit when all of them were found, and each counts here."""
         self.cache_hit_s = self.cache_miss_s = 0.0
         """Looking up what was found; looking up what was not, and keeping it."""
         self.cache_evictions = self.cache_errors = 0

@@ -39,6 +39,7 @@ class _Snapshot:
         self.batches, self.batch_rows = route.batches, route.batch_rows
         self.confidence_sum, self.confidence_count = route.confidence_sum, route.confidence_count
         self.prompt_tokens, self.generated_tokens = route.prompt_tokens, route.generated_tokens
+        self.cache_hits, self.cache_misses = route.cache_hits, route.cache_misses
         self.cached_tokens, self.drafted, self.accepted = route.cached_tokens, route.drafted, route.accepted
         # An idle route costs no copies.
         self.latency: Sketch = _copy(route.latency, before.latency if before else None)
@@ -76,6 +77,11 @@ def route_sample(
     )
     if counted := now.confidence_count - oldest.confidence_count:
         sample.confidence = (now.confidence_sum - oldest.confidence_sum) / counted
+    if route.caches:
+        sample.cache_bytes = route.cache_bytes
+        hits, misses = now.cache_hits - oldest.cache_hits, now.cache_misses - oldest.cache_misses
+        if hits + misses:
+            sample.cache_hit_rate = hits / (hits + misses)
     if route.kind == "tensor":
         if answered := now.succeeded - oldest.succeeded:
             queue_s, compute_s = now.queue_s - oldest.queue_s, now.compute_s - oldest.compute_s

@@ -134,7 +134,9 @@ def test_every_metric_is_documented_and_no_other():
     from engines.hardware import Gpu
 
     metrics = Metrics()
-    metrics.route("a", model="a", version=1, kind="tensor", engine="e").confidence(1.0, 1)
+    tensor = metrics.route("a", model="a", version=1, kind="tensor", engine="e")
+    tensor.confidence(1.0, 1)
+    tensor.caches = True
     metrics.route("b", model="b", version=1, kind="language", engine="e")
     gpu = Gpu(
         0, "G", "G", memory_total_bytes=1, memory_used_bytes=1, utilization_percent=1.0, power_w=1.0, power_limit_w=1.0

@@ -23,8 +23,8 @@ def of(target: Target) -> ModelStatistics:
             compute_input=_count(computed, counted.input_s),
             compute_infer=_count(computed, counted.compute_s),
             compute_output=_count(computed, counted.output_s),
-            cache_hit=_count(counted.cache_hits, 0.0),
-            cache_miss=_count(counted.cache_misses, 0.0),
+            cache_hit=_count(counted.cache_hits, counted.cache_hit_s),
+            cache_miss=_count(counted.cache_misses, counted.cache_miss_s),
         ),
         batch_stats=_batches(counted),
     )

@@ -91,7 +91,8 @@ async def test_of_several_only_those_are_computed_that_are_not_there_and_the_ord
     await house.model.answer()
     assert await task == ([b"A", b"B", b"C", b"A", b"D"], [False, True, False, False, True])
     assert house.model.calls == [[b"b", b"d"], [b"a", b"c"]]
-    assert (house.metrics.cache_hits, house.metrics.cache_misses) == (2, 4)
+    assert (house.metrics.cache_hits, house.metrics.cache_misses) == (0, 2)
+    assert (house.metrics.cache_found, house.metrics.cache_computed) == (2, 4)
 
 
 async def test_what_is_asked_for_by_many_at_once_is_computed_once(house):
@@ -204,7 +205,7 @@ async def test_forgotten_while_it_is_computed_it_is_answered_and_not_kept(house)
 
 async def test_a_model_that_answers_too_little_is_an_error_of_all_who_wait(house):
     tasks = [await house.begin(b"a", b"b") for _ in range(2)]
-    asked, future = house.model._waiting.pop(0)
+    _, future = house.model._waiting.pop(0)
     future.set_result([b"A"])
     await settled()
     assert isinstance(tasks[0].exception(), ValueError)
