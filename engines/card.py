@@ -117,6 +117,8 @@ class Constant(Step, frozen=True, tag="constant"):
     """The same for every item: a sample rate, a threshold that the model takes. `output` names it."""
 
     value: float | list[float] = 0.0
+    shape: list[int] = []
+    """Filled with `value`; empty: the shape of `value`."""
     datatype: Datatype = "FP32"
 
 

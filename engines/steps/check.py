@@ -63,6 +63,7 @@ def _before(card: Card) -> list[str]:
     """The names of all values that there are before the model."""
     names = {"item": None}
     current = "item"
+    decoded = False
     for place, step in enumerate(card.before):
         field = f"card.before[{place}]"
         _parameters(field, step)
@@ -72,9 +73,11 @@ def _before(card: Card) -> list[str]:
         source = step.input or current
         if source not in names:
             raise refuse(f"{field}.input", f"no value is named {source}; there are {_names(names)}")
-        if source == "item" and (first := _FIRST.get(card.item)) and not isinstance(step, first):
+        first = _FIRST.get(card.item)
+        if source == "item" and first and not isinstance(step, first) and not decoded:
             raise refuse(field, f"an {card.item} goes through {first.__struct_config__.tag} first")
         given = _given(step, source)
+        decoded = decoded or "item" in given  # a step without another `output` puts what it gives in its place
         names.update(dict.fromkeys(given))
         current = given[0]
     return list(names)
@@ -104,6 +107,8 @@ def _parameters(field: str, step: BeforeStep) -> None:
         case Constant():
             if not step.output:
                 raise refuse(f"{field}.output", "is missing: a constant needs a name")
+            if step.shape and isinstance(step.value, list):
+                raise refuse(f"{field}.shape", "is for one number; a list has its own")
         case Columns():
             if not step.columns:
                 raise refuse(f"{field}.columns", "is missing")

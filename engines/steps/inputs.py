@@ -68,6 +68,7 @@ def build(step: BeforeStep, source: str, folder: Path, wanted: Collection[str]) 
             return each(lambda item: item.update(inputs(item[source]))), step.columns[0].input or step.columns[0].name
         case Constant():
             value = np.array(step.value, DTYPES[step.datatype])
+            value = np.broadcast_to(value, step.shape or value.shape)
             return each(lambda item: item.__setitem__(step.output, value)), source
         case _:
             function = _function(step)

@@ -55,3 +55,212 @@ def test_rows_go_in_as_one_batch_and_named_classes_come_out(tmp_path):
         ("score", "FP32", [-1, 2]),
     ]
     assert steps.items.inputs == [TensorSpec("item", "BYTES", [-1], batch_axis=0)] and steps.items.batched
+
+
+def test_only_what_is_wanted_is_answered_and_only_what_is_needed_is_asked():
+    known = signature({"x": ("FP32", [-1, 2], 0)}, {"a": ("FP32", [-1, 2], 0), "b": ("INT64", [-1], 0)})
+    model = Model(lambda x: {"a": x, "b": x[:, 0].astype(np.int64)})
+    plain = steps_of(card(item="row"), known)
+    answer = plain.run([b"[1, 2]"], model, ["b"])
+    assert list(answer) == ["b"] and answer["b"].tolist() == [1]
+    assert list(plain.run([b"[1, 2]"], model)) == ["a", "b"]
+    with pytest.raises(EngineError, match="there is no output c"):
+        plain.run([b"[1, 2]"], model, ["c"])
+    steps_of(card(item="row", after=[{"step": "select", "input": "b"}]), known).run([b"[1, 2]"], model)
+    assert model.asked[-1][1] == ["b"]
+
+
+def test_values_reach_the_inputs_that_have_their_names():
+    known = signature(
+        {"age": ("INT64", [-1, 1], 0), "place": ("BYTES", [-1, 1], 0), "limit": ("FP32", [], -1)},
+        {"y": ("FP32", [-1, 1], 0)},
+    )
+    columns = [{"name": "age"}, {"name": "city", "type": "text", "input": "place"}]
+    declared = card(
+        item="row",
+        before=[
+            {"step": "columns", "columns": columns, "into": "inputs"},
+            {"step": "constant", "output": "limit", "value": 0.5},
+        ],
+    )
+    model = Model(lambda age, place, limit: {"y": age.astype(np.float32)})
+    steps_of(declared, known).run([b'{"age": 3, "city": "Ulm"}', b'["4", ""]'], model)
+    ((inputs, _),) = model.asked
+    assert inputs["age"].tolist() == [[3], [4]] and inputs["age"].dtype == np.int64
+    assert inputs["place"].tolist() == [[b"Ulm"], [b""]]
+    assert inputs["limit"] == np.float32(0.5) and inputs["limit"].shape == ()
+
+
+def test_items_of_different_shapes_run_in_groups_and_come_back_in_order():
+    known = signature({"x": ("FP32", [-1, -1], 0)}, {"y": ("FP32", [-1, 1], 0)})
+    model = Model(lambda x: {"y": x.sum(axis=1, keepdims=True)})
+    answer = steps_of(card(item="row"), known).run([b"[1, 2]", b"[3]", b"[4, 5]", b"[6]"], model)
+    assert answer["y"].tolist() == [[3], [3], [9], [6]]
+    assert [inputs["x"].shape for inputs, _ in model.asked] == [(2, 2), (2, 1)]
+
+
+def test_answers_of_different_shapes_cannot_be_one_tensor():
+    known = signature({"x": ("FP32", [-1, -1], 0)}, {"y": ("FP32", [-1, -1], 0)})
+    steps = steps_of(card(item="row"), known)
+    assert steps.run([b"[1, 2]"], lambda inputs, outputs: {"y": inputs["x"]})["y"].tolist() == [[1, 2]]
+    with pytest.raises(EngineError, match="ask for them one by one"):
+        steps.run([b"[1, 2]", b"[3]"], lambda inputs, outputs: {"y": inputs["x"]})
+
+
+def test_a_model_that_is_not_batched_sees_one_item_at_a_time():
+    known = signature({"x": ("FP32", [1, 3], -1)}, {"y": ("FP32", [1, 3], -1)}, batched=False)
+    model = Model(lambda x: {"y": x})
+    steps = steps_of(card(item="row", after=[{"step": "top_k", "k": 1}]), known)
+    assert steps.run([b"[1, 2, 3]", b"[3, 2, 1]"], model)["label"].tolist() == [[b"2"], [b"0"]]
+    assert [inputs["x"].shape for inputs, _ in model.asked] == [(1, 3), (1, 3)]
+    assert not steps.items.batched and steps.items.inputs[0].batch_axis == -1
+
+
+def test_a_model_without_any_axis_of_items_takes_a_value_as_it_is():
+    known = signature({"x": ("FP32", [3], -1)}, {"y": ("FP32", [3], -1)}, batched=False)
+    model = Model(lambda x: {"y": x * 2})
+    assert steps_of(card(item="row"), known).run([b"[1, 2, 3]", b"[0, 0, 1]"], model)["y"].tolist() == [
+        [2, 4, 6],
+        [0, 0, 2],
+    ]
+    assert model.asked[0][0]["x"].shape == (3,)
+
+
+def test_the_axis_of_the_batch_may_be_any():
+    known = signature({"x": ("FP32", [3, -1], 1)}, {"y": ("FP32", [2, -1], 1)})
+    model = Model(lambda x: {"y": x[:2]})
+    answer = steps_of(card(item="row"), known).run([b"[1, 2, 3]", b"[4, 5, 6]"], model)
+    assert answer["y"].tolist() == [[1, 2], [4, 5]]
+    assert model.asked[0][0]["x"].tolist() == [[1, 4], [2, 5], [3, 6]]
+
+
+FRAMED = {
+    "item": "audio",
+    "before": [
+        {"step": "decode_audio", "rate": 0, "encoding": "s16", "raw_rate": 8000},
+        {"step": "frame", "size": 4},
+    ],
+}
+SAMPLES = np.array([16384, 0, 0, 0, 8192, 0, 0, 0, 16384, 0], "<i2").tobytes()
+
+
+def test_frames_are_rows_of_their_item():
+    known = signature({"x": ("FP32", [-1, 4], 0)}, {"y": ("FP32", [-1, 1], 0)})
+    model = Model(lambda x: {"y": x.sum(axis=1, keepdims=True)})
+    steps = steps_of(card(**FRAMED), known)
+    answer = steps.run([SAMPLES, SAMPLES[4:] + SAMPLES[:4]], model)
+    np.testing.assert_allclose(answer["y"][..., 0], [[0.5, 0.25, 0.5], [0.25, 0.5, 0.5]])
+    ((inputs, _),) = model.asked
+    assert inputs["x"].shape == (6, 4)
+    assert steps.items.outputs == [TensorSpec("y", "FP32", [-1, -1, 1], batch_axis=0)]
+    steps.warm(model)
+
+
+def test_the_frames_of_one_item_pass_a_state_on():
+    known = signature(
+        {"x": ("FP32", [-1, 4], 0), "total": ("FP32", [2, -1, 1], 1)},
+        {"y": ("FP32", [-1, 1], 0), "next": ("FP32", [2, -1, 1], 1)},
+    )
+    model = Model(lambda x, total: {"y": total[0] + x.sum(1, keepdims=True), "next": total + x.sum(1)[None, :, None]})
+    steps = steps_of(card(**FRAMED, states={"total": "next"}, after=[{"step": "select", "input": "y"}]), known)
+    answer = steps.run([SAMPLES, SAMPLES[4:] + SAMPLES[:4]], model)
+    np.testing.assert_allclose(answer["y"][0, :, 0], [0.5, 0.75, 1.25])
+    np.testing.assert_allclose(answer["y"][1, :, 0], [0.25, 0.75, 1.25])
+    assert [inputs["total"].shape for inputs, _ in model.asked] == [(2, 2, 1)] * 3
+    assert steps.items.outputs == [TensorSpec("y", "FP32", [-1, -1, 1], batch_axis=0)]
+
+
+@pytest.mark.parametrize(
+    ("items", "field", "words"),
+    [
+        ([b"[1, 2, 3]", b"[1, 2"], "item[1]", "not JSON"),
+        ([b"[1, 2, 3]", b"[1, 2]"], "item[1]", r"takes \[3\] of an item, the steps give \[2\]"),
+        ([b'["a", "b", "c"]'], "item[0]", "takes numbers"),
+        ([b"[[1], [2, 3]]"], "item[0]", "different lengths"),
+        ([b'{"a": 1}'], "item[0]", "not a JSON object: declare a step"),
+        ([], "item", "there is no item"),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_named(items, field, words):
+    with pytest.raises(EngineError, match=words) as caught:
+        steps_of(card(item="row")).run(items, Model(lambda x: {"y": x}))
+    assert (caught.value.code, caught.value.field) == ("invalid_input", field)
+
+
+def test_numbers_are_not_cut_off_silently():
+    known = signature({"x": ("INT64", [-1, 2], 0)}, {"y": ("INT64", [-1, 2], 0)})
+    steps = steps_of(card(item="row"), known)
+    assert steps.run([b"[1, 2.0]"], Model(lambda x: {"y": x}))["y"].tolist() == [[1, 2]]
+    with pytest.raises(EngineError, match="not every value is whole"):
+        steps.run([b"[1, 2.5]"], Model(lambda x: {"y": x}))
+
+
+def test_bfloat16_is_rounded_on_the_way_in_and_exact_on_the_way_out():
+    known = signature({"x": ("BF16", [-1, 2], 0)}, {"y": ("BF16", [-1, 2], 0)})
+    model = Model(lambda x: {"y": x})
+    answer = steps_of(card(item="row"), known).run([b"[1.00390625, -3.0]", b"[1.01171875, 0]"], model)["y"]
+    # Half way between two: the even one. (1 + 1/256 -> 1, 1 + 3/256 -> 1 + 4/256.)
+    assert answer.tolist() == [[1.0, -3.0], [1.015625, 0.0]] and answer.dtype == np.float32
+
+
+def test_texts_may_go_to_a_model_that_takes_texts():
+    known = signature({"text": ("BYTES", [-1, 1], 0)}, {"y": ("BYTES", [-1, 1], 0)})
+    steps = steps_of(card(item="text"), known)
+    assert steps.run([b"a", "ü".encode()], Model(lambda text: {"y": text}))["y"].tolist() == [[b"a"], ["ü".encode()]]
+    with pytest.raises(EngineError, match="not UTF-8"):
+        steps.run([b"\xff"], Model(lambda text: {"y": text}))
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"before": [{"step": "cast"}]}, r"card\.item: steps need to know"),
+        ({"item": "row", "states": {"h": "y"}}, r"card\.states\.h: the model has no input h; it has x"),
+        ({"item": "row", "padding": {"n": {"h": 0}}}, r"card\.padding\.n: the model has no input h"),
+        ({"item": "image"}, r"the input x takes numbers, not a file"),
+        ({"item": "image", "before": [{"step": "resize", "size": 3}]}, r"before\[0\]: an image goes through decode_im"),
+        ({"item": "row", "before": [{"step": "cast", "input": "z"}]}, r"before\[0\]\.input: no value is named z"),
+        ({"item": "row", "before": [{"step": "resize"}]}, r"before\[0\]\.size: is missing"),
+        ({"item": "row", "before": [{"step": "columns"}]}, r"before\[0\]\.columns: is missing"),
+        ({"item": "row", "before": [{"step": "constant"}]}, r"before\[0\]\.output: is missing"),
+        ({"item": "file", "before": [{"step": "bytes"}]}, r"before\[0\]\.begin: is missing"),
+        ({"item": "file", "before": [{"step": "bytes", "begin": 4}]}, r"takes \[3\] of an item, the steps give \[4\]"),
+        ({"item": "text", "before": [{"step": "tokenize", "file": "../t.json"}]}, r"before\[0\]\.file: is the name"),
+        ({"item": "row", "after": [{"step": "softmax", "input": "z"}]}, r"after\[0\]\.input: no value is named z"),
+        ({"item": "row", "after": [{"step": "nms", "scores": "z"}]}, r"after\[0\]\.scores: no value is named z"),
+        ({"item": "row", "after": [{"step": "mean_pool"}]}, r"after\[0\]: y is \[-1, 3\]"),
+        ({"item": "row", "labels": ["a"], "after": [{"step": "top_k"}]}, r"after\[0\]: there are 1 labels for 3"),
+        (
+            {"item": "image", "before": [{"step": "decode_image"}, {"step": "normalize", "mean": [1, 2]}]},
+            r"before\[1\]: an example does not pass: 2 means, but 3 channels",
+        ),
+    ],
+)
+def test_a_card_that_does_not_fit_the_model_says_where(declared, words, tmp_path):
+    with pytest.raises(EngineError, match=words) as caught:
+        Steps(card(**declared), tmp_path, NUMBERS)
+    assert caught.value.code == "bad_setting"
+
+
+def test_several_inputs_without_names_are_told():
+    known = signature({"a": ("FP32", [-1, 2], 0), "b": ("FP32", [-1, 2], 0)}, {"y": ("FP32", [-1, 2], 0)})
+    with pytest.raises(EngineError, match=r"card\.before: no step gives the input a; there are item"):
+        steps_of(card(item="row"), known)
+
+
+def test_a_model_that_breaks_its_word_is_found_while_loading():
+    steps = steps_of(card(item="row"))
+    steps.warm(Model(lambda x: {"y": x}))
+    with pytest.raises(EngineError, match=r"y should be \[-1, 3\], is \[1, 2\]"):
+        steps.warm(Model(lambda x: {"y": x[:, :2]}))
+
+    def refuse(inputs, outputs):
+        raise EngineError("invalid_input", "the sum must be 1")
+
+    with pytest.raises(
+        EngineError, match="make of an example: the sum must be 1"
+    ) as caught:
+        steps.warm(refuse)
+    assert caught.value.code == "bad_setting"
+    with pytest.raises(EngineError, match=r"output y is \[1, 3\] for 2 items"):
+        steps.run([b"[1, 2, 3]"] * 2, Model(lambda x: {"y": x[:1]}))
