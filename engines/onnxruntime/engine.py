@@ -118,12 +118,10 @@ class OnnxRuntimeEngine:
         found = self._probe(specs, [signature.read(node) for node in outputs])
         self._warm_up(found, int(load.settings.get("max_batch_size", MAX_BATCH_SIZE)))
         labels = signature.labels(self._session.get_modelmeta().custom_metadata_map)
-        for name, zip_map in self._zip_maps.items():
-            labels = labels or zip_map.labels
-            found.outputs = [
-                msgspec.structs.replace(spec, shape=[-1, len(zip_map.labels) or -1]) if spec.name == name else spec
-                for spec in found.outputs
-            ]
+        for index, spec in enumerate(found.outputs):
+            if spec.name in self._zip_maps and (classes := self._zip_maps[spec.name].labels):
+                found.outputs[index] = msgspec.structs.replace(spec, shape=[-1, len(classes)])
+                labels = labels or classes
         self._signature = Signature(found.inputs, found.outputs, found.batched, labels)
         self._notes = found.notes
 
@@ -143,7 +141,7 @@ class OnnxRuntimeEngine:
                 raise run_error(error) from None
 
         try:
-            return probe(run, inputs, outputs, _rounds_by_batch(self._path))
+            return probe(run, inputs, outputs, _rounds_by_batch(self._path), BUDGET_S)
         finally:
             timer.cancel()
 
@@ -157,9 +155,7 @@ class OnnxRuntimeEngine:
 
     def _blame(self, inputs: Arrays) -> None:
         """Raises where the request is at fault by its types or shapes: ONNX Runtime does not always name the input."""
-        given = {}
-        for name, array in inputs.items():
-            given[name] = (tensors.datatype(array), array.shape)
+        given = {name: (tensors.datatype(array), array.shape) for name, array in inputs.items()}
         signature.check(self._specs, given)
 
 

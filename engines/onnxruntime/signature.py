@@ -14,7 +14,9 @@ from engines.protocol import TensorSpec
 Layout = Mapping[str, int]
 
 #: How exporters call the axis of a batch.
-_BATCH_NAME = re.compile(r"batch|^(n|b|bs|none|num_?samples)$", re.IGNORECASE)
+_BATCH_NAME = re.compile(r"batch|^(n|b|bs|num_?samples)$", re.IGNORECASE)
+#: What Paddle's and others write where they mean no name: two such axes need not be equal.
+_NAMELESS = ("?", "None", "-1")
 
 
 class Node(Protocol):
@@ -31,7 +33,7 @@ def read(node: Node) -> TensorSpec:
     if is_zip_map(node.type):
         return TensorSpec(node.name, "FP32", [-1, -1])
     shape = [size if isinstance(size, int) and size >= 0 else -1 for size in node.shape]
-    axes = [size if isinstance(size, str) else "" for size in node.shape]
+    axes = [size if isinstance(size, str) and size not in _NAMELESS else "" for size in node.shape]
     return TensorSpec(node.name, datatype, shape, axes=axes if any(axes) else [])
 
 

@@ -205,7 +205,7 @@ def test_a_model_that_does_not_end_is_stopped_and_served_unbatched(save, tensor,
         initializers=[constant("most", 1 << 40), constant("yes", True, np.bool_)],
     )
     assert not engine.ready.signature.batched
-    assert "could not run the model" in engine.ready.notes[0]
+    assert "the probe of the model was stopped after 0." in engine.ready.notes[0]
 
 
 def test_what_the_batcher_sends_first_has_run_before(save, tensor, monkeypatch):

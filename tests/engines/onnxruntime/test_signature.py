@@ -22,6 +22,7 @@ def node(name, kind, shape):
 def test_free_axes_keep_their_names():
     read = signature.read(node("x", "tensor(float16)", ["batch", 3, None]))
     assert (read.datatype, read.shape, read.axes) == ("FP16", [-1, 3, -1], ["batch", "", ""])
+    assert signature.read(node("x", "tensor(float)", ["n", "?", "?"])).axes == ["n", "", ""]
     assert signature.read(node("sr", "tensor(int64)", [])) == TensorSpec("sr", "INT64", [])
 
 

@@ -257,9 +257,7 @@ def test_a_model_that_breaks_its_word_is_found_while_loading():
     def refuse(inputs, outputs):
         raise EngineError("invalid_input", "the sum must be 1")
 
-    with pytest.raises(
-        EngineError, match="make of an example: the sum must be 1"
-    ) as caught:
+    with pytest.raises(EngineError, match="make of an example: the sum must be 1") as caught:
         steps.warm(refuse)
     assert caught.value.code == "bad_setting"
     with pytest.raises(EngineError, match=r"output y is \[1, 3\] for 2 items"):
