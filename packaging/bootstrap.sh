@@ -60,7 +60,10 @@ if [ -n "$libraries" ] && { [ "$purpose" = test ] || [ -n "${DISPLAY:-}${WAYLAND
     done
     need libwayland-cursor.so.0 libwayland-cursor0
 fi
-if [ "$purpose" = test ] && ! have Xvfb; then missing="$missing xvfb"; fi
+if [ "$purpose" = test ]; then
+    have Xvfb || missing="$missing xvfb"
+    have redis-server || missing="$missing redis-server"
+fi
 
 if [ -n "$missing" ]; then
     if ! have apt-get; then

@@ -1,5 +1,6 @@
 """Where kept answers lie: in memory, or in Redis."""
 
+import asyncio
 import importlib.util
 import logging
 import time
@@ -117,7 +118,7 @@ class RedisStore:
             timeout=REDIS_TIMEOUT_S,
             socket_timeout=REDIS_TIMEOUT_S,
             socket_connect_timeout=REDIS_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 1),  # a connection that Redis has closed meanwhile
+            retry=Retry(NoBackoff(), 1),  # Redis may have closed it meanwhile
         )
         self._redis: Any = Redis.from_pool(pool)
         self._failures = (RedisError, OSError, TimeoutError)
@@ -156,7 +157,7 @@ class RedisStore:
             if batch:
                 await self._redis.unlink(*batch)
 
-        await self._ask(remove)
+        await self._ask(remove, None)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -164,12 +165,13 @@ class RedisStore:
     def _name(self, key: bytes) -> str:
         return self._prefix + key.hex()
 
-    async def _ask(self, call: Callable[[], Any]) -> Any:
+    async def _ask(self, call: Callable[[], Any], timeout_s: float | None = REDIS_TIMEOUT_S) -> Any:
         if time.monotonic() < self._asked_again_at:
             self.errors += 1
             return None
         try:
-            answer = await call()
+            async with asyncio.timeout(timeout_s):
+                answer = await call()
         except self._failures as error:
             self.errors += 1
             self._asked_again_at = time.monotonic() + REDIS_PAUSE_S
