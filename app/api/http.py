@@ -107,7 +107,8 @@ Handler = Callable[[Request], Awaitable[Response | Stream]]
 
 @dataclass(frozen=True)
 class Route:
-    """One operation. ``stream``: a client that hangs up cancels the handler."""
+    """One operation. ``stream``: a client that hangs up cancels the handler. ``request`` is what its body is decoded
+    as; `bytes`: the body itself."""
 
     method: str
     path: str

@@ -324,6 +324,7 @@ class Manage:
                 self.put_file,
                 "Lay a file beside a version: a tokenizer, a table of categories; the body is the file",
                 "models",
+                request=bytes,
                 response=Version,
             ),
             route("GET", "/jobs", self.list_jobs, "Jobs, newest first", "jobs", response=listing),

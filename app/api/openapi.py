@@ -92,7 +92,8 @@ class ManageError(msgspec.Struct):
 def document(routes: Iterable[Operation], version: str) -> dict[str, Any]:
     """The OpenAPI document as plain values, ready to be encoded as JSON. Pure."""
     routes = list(routes)
-    types = [entry for route in routes for entry in (route.request, route.response) if entry is not None]
+    bodies = (entry for route in routes for entry in (route.request, route.response))
+    types = [entry for entry in bodies if entry not in (None, bytes)]
     types += [OpenAIError, AnthropicError, KServeError, ManageError]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     # By identity: a type expression such as a union need not be hashable.
@@ -147,7 +148,12 @@ def _operation(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[s
         "security": [] if route.scope == "open" else [{}, {"bearer": []}, {"apiKey": []}],
         "x-scope": route.scope,
     }
-    if route.request is not None:
+    if route.request is bytes:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    elif route.request is not None:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema_of[id(route.request)]}},

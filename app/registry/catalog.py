@@ -9,6 +9,7 @@ import msgspec
 from app.errors import ModelNotFound
 from app.paths import resource
 from app.schema.manage import CatalogEntry, Gpu
+from engines.card import Card
 
 Fit = Literal["fits", "tight", "too_big", "unknown"]
 
@@ -65,6 +66,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int | None = None
     labels: Labels | None = None
     metadata: dict[str, Any] = {}
+    card: Card | None = None
+    """What its versions are described as."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

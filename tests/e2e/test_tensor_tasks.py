@@ -4,7 +4,9 @@ import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import openai
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 
 from app.cli import main
 from app.paths import resource
+from app.registry.catalog import Catalog
 from tests.support import tiny_text
 from tests.support.daemon import RunningDaemon
 
@@ -161,6 +164,30 @@ def test_routes_of_language_models_say_where_a_tensor_model_is_asked(served):
     ):
         error = refused(served, path, {"model": "digits"} | body)
         assert "/v1/classify" in error["message"], path
+
+
+@pytest.mark.slow
+def test_magika_tells_files_apart_as_the_catalogue_describes_it(served, magika, tmp_path):
+    entry = Catalog.load().find("magika")
+    labels = json.loads((magika.path.parent / entry.labels.path).read_text())[entry.labels.key]
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps(msgspec.to_builtins(entry.card) | {"labels": labels}))
+    model = tmp_path / "model.onnx"
+    model.write_bytes(magika.path.read_bytes())
+    served.pull(f"file:{model}", name="magika")
+    assert served.deploy("magika")["state"] == "ready"
+    files = {
+        "python": (tiny_text.__file__, None),
+        "markdown": (None, b"# Title\n\nSome *words*, a [link](a.md).\n\n- one\n- two\n" * 4),
+        "json": (None, card.read_bytes()),
+        "png": (None, base64.b64decode(picture(np.zeros((8, 8)), 64).partition(",")[2])),
+        "html": (resource("docs.html"), None),
+    }
+    contents = [Path(path).read_bytes() if path else content for path, content in files.values()]
+    given = [{"file": base64.b64encode(content).decode()} for content in contents]
+    answer = served.post("/v1/classify", {"model": "magika", "input": given})
+    assert [entry["label"] for entry in answer["data"]] == list(files)
+    assert {entry["num_classes"] for entry in answer["data"]} == {214}
 
 
 # --- describing ----------------------------------------------------------------------------------------------

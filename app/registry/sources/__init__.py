@@ -70,6 +70,7 @@ async def resolve(wanted: Wanted, request: Request, settings: Settings) -> Plan:
         description=entry.description,
         labels=entry.labels,
         metadata={**plan.metadata, **entry.metadata},
+        card=msgspec.to_builtins(entry.card) if entry.card is not None else plan.card,
     )
 
 

@@ -45,6 +45,7 @@ ROUTES = [
     Route("POST", "/manage/v1/jobs", "Start", "station", request=manage.JobRequest, response=manage.Job, status=202),
     Route("DELETE", "/manage/v1/jobs/{id}", "Forget", "station", status=204),
     Route("GET", "/manage/v1/events", "Changes", "station", stream=True),
+    Route("PUT", "/manage/v1/files/{file}", "Keep", "station", request=bytes),
 ]
 
 
@@ -87,6 +88,11 @@ def test_bodies_refer_to_named_schemas(document: dict[str, Any]) -> None:
     assert union["discriminator"]["propertyName"] == "kind"
     for reference in re.findall(r"#/components/schemas/([^\"]+)", msgspec.json.encode(document).decode()):
         assert reference in schemas
+
+
+def test_a_body_that_is_a_file(document: dict[str, Any]) -> None:
+    body = document["paths"]["/manage/v1/files/{file}"]["put"]["requestBody"]
+    assert body["content"] == {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def test_what_is_answered(document: dict[str, Any]) -> None:
