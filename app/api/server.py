@@ -80,6 +80,8 @@ class Server:
             await self._read(request, receive)
             CALLER.set(Caller(request.header))
             if route.cancellable:
+                if GONE in scope:
+                    return
                 scope[CANCEL] = asyncio.current_task()
             if route.stream:
                 await _cancel_on_disconnect(self._answer(route, request, send, extra), receive)

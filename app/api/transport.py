@@ -51,6 +51,6 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.cycle and not self.cycle.response_complete:
             scope = cast(dict[str, Any], self.cycle.scope)
+            scope[GONE] = True
             if task := scope.get(CANCEL):
-                scope[GONE] = True
                 task.cancel()
