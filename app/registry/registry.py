@@ -51,6 +51,7 @@ class Registry:
             grouped[row["model"]].append(_version(row))
         self._models = {row["name"]: _with_versions(Model(**row), grouped[row["name"]]) for row in models}
         await asyncio.to_thread(self._tidy)
+        await asyncio.to_thread(self._drop_incoming)
         for name in self._models:
             self._publish(name)
 
@@ -352,6 +353,12 @@ class Registry:
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
         self.artifacts.remove_unreferenced({file.digest for _, version in entries for file in version.files})
+
+    def _drop_incoming(self) -> None:
+        """What `incoming` was given when the last daemon ended; jobs keep theirs in folders. Blocks."""
+        for file in self._data.downloads.glob("*"):
+            if file.is_file():
+                file.unlink(missing_ok=True)
 
     def _publish(self, name: str) -> None:
         self._bus.publish("model", name, self._models.get(name))

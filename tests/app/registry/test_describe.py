@@ -77,6 +77,17 @@ async def test_what_an_interrupted_change_left_out_is_there_after_the_next_start
     assert (later.path("net", 1).parent / "tokenizer.json").read_bytes() == b"{}"
 
 
+async def test_a_file_that_never_arrived_leaves_nothing(registry, data, bus, store):
+    incoming = registry.incoming("tokenizer.json")
+    incoming.write_bytes(b"{")
+    (data.downloads / "a-job").mkdir()
+    assert incoming.parent == data.downloads
+    await Registry(store, data, bus).load()
+    assert [entry.name for entry in data.downloads.iterdir()] == ["a-job"]
+    with pytest.raises(InvalidInput):
+        registry.incoming("../tokenizer.json")
+
+
 async def test_a_card_that_needs_a_file_which_is_not_there_changes_nothing(registry, net):
     with pytest.raises(InvalidInput) as caught:
         await registry.describe("net", 1, card())
