@@ -433,7 +433,8 @@ def run(
     """One prediction, a chat, or an embedding.
 
     For a language model INPUT is the prompt; without it, standard input, or a conversation at a terminal. For a
-    tensor model INPUT is a .npy file, a JSON file or JSON.
+    tensor model INPUT is a .npy file, a JSON file or JSON; or what its card says that it takes: a text, an image, a
+    sound, a row.
     """
     from app.commands.run import Talk, run
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from app.client import ClientError, escape
-from app.commands import oip
+from app.commands import items, oip
 from app.commands.session import Session
 from app.errors import InvalidInput
 
@@ -35,7 +35,10 @@ def run(session: Session, route: str, given: str | None, *, sample: int | None, 
     """Ask ``route`` and print its answer. Raises `ClientError`, `InvalidInput`."""
     deployment = find(session, route)
     if not is_language(deployment):
-        _predict(session, deployment, given, sample)
+        if sample is None and given is not None and (item := items.read(session, deployment, given)) is not None:
+            _ask(session, deployment, item)
+        else:
+            _predict(session, deployment, given, sample)
         return
     if sample is not None:
         raise InvalidInput(f"{route} is a language model: it has no examples", hint="give a prompt")
@@ -95,6 +98,18 @@ def _predict(session: Session, deployment: dict[str, Any], given: str | None, sa
     session.emit(document, _in_words(answer, rows, truth))
 
 
+def _ask(session: Session, deployment: dict[str, Any], item: Any) -> None:
+    """An item for the declared steps."""
+    route = deployment["route"]
+    if "classify" not in deployment["capabilities"]:
+        _embed(session, route, [item])
+        return
+    answer = session.client.post("/v1/classify", {"model": route, "input": [item]})
+    [entry] = answer["data"]
+    rows = [[(score["label"], score["score"]) for score in entry["scores"]]]
+    session.emit(answer, _in_words({}, rows, None) if rows[0] else entry["label"])
+
+
 def example(session: Session, model: str, number: int) -> tuple[dict[str, Any], str | None]:
     """The held-out example ``number`` of ``model`` as arrays by input name, and its true label."""
     import numpy as np
@@ -138,8 +153,8 @@ def _prompt(given: str | None) -> str:
     return prompt
 
 
-def _embed(session: Session, route: str, text: str) -> None:
-    answer = session.client.post("/v1/embeddings", {"model": route, "input": text})
+def _embed(session: Session, route: str, given: Any) -> None:
+    answer = session.client.post("/v1/embeddings", {"model": route, "input": given})
     values = answer["data"][0]["embedding"]
     shown = ", ".join(f"{value:.4f}" for value in values[:FIRST_VALUES])
     session.emit(answer, f"{len(values)} values: {shown}{', …' if len(values) > FIRST_VALUES else ''}")

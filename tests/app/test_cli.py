@@ -431,6 +431,43 @@ def test_run_reads_arrays_files_and_standard_input(run: Run, tensors: ScriptedDa
     assert sent(tensors)["data"] == [7, 8]
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "item"),
+    [
+        ("text", "good day", "good day"),
+        ("text", "[[1, 0]]", None),
+        ("image", "FILE.png", {"image": "UE5H"}),
+        ("image", "FILE.npy", None),
+        ("row", '{"age": 3}', {"row": {"age": 3}}),
+        ("row", '{"x": [[1, 0]]}', None),
+        ("row", "[[1, 0]]", None),
+    ],
+)
+def test_run_takes_the_items_of_a_card(
+    run: Run, tensors: ScriptedDaemon, tmp_path: Path, kind: str, given: str, item: object
+):
+    (tmp_path / "FILE.png").write_bytes(b"PNG")
+    np.save(tmp_path / "FILE.npy", np.array([[1.0, 0.0]]))
+    if given.startswith("FILE"):
+        given = str(tmp_path / given)
+    tensors.answers[("GET", "/manage/v1/deployments/tiny")] = (200, READY | {"capabilities": ["classify"]})
+    tensors.answers[("GET", CARD)] = (200, {"item": kind})
+    scores = [{"label": "dog", "score": 0.75}, {"label": "cat", "score": 0.25}]
+    tensors.answers[("POST", "/v1/classify")] = (200, {"data": [{"label": "dog", "scores": scores}]})
+    done = run("run", "tiny", given)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split()[:2] == ["dog", "75.0%"]
+    asked = tensors.bodies("POST", "/v1/classify")
+    assert asked == ([] if item is None else [{"model": "tiny", "input": [item]}])
+
+
+def test_run_embeds_an_item(run: Run, tensors: ScriptedDaemon):
+    tensors.answers[("GET", "/manage/v1/deployments/tiny")] = (200, READY | {"capabilities": ["embedding", "rerank"]})
+    tensors.answers[("GET", CARD)] = (200, {"item": "text"})
+    tensors.answers[("POST", "/v1/embeddings")] = (200, {"data": [{"embedding": [0.6, 0.8]}]})
+    assert run("run", "tiny", "good day").stdout == "2 values: 0.6000, 0.8000\n"
+
+
 def test_run_takes_a_held_out_sample(run: Run, tensors: ScriptedDaemon):
     sample = {"inputs": {"x": [1.0, 2.0]}, "shapes": {"x": [1, 2]}, "label": "dog"}
     tensors.answers[("GET", "/manage/v1/models/tiny/samples")] = (200, {"items": [sample]})

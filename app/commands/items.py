@@ -1,0 +1,37 @@
+"""What a person has at hand as an item of a model with declared steps: a text, a file, a row."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from app.client import escape
+from app.commands.session import Session
+
+#: Files that hold tensors.
+_TENSORS = (".npy", ".npz", ".json")
+
+
+def read(session: Session, deployment: dict[str, Any], given: str) -> Any | None:
+    """``given`` as `/v1/classify` and `/v1/embeddings` take it; `None` where the deployment takes no items, or where
+    ``given`` is rather an input of `/v2`. Raises `ClientError`."""
+    if not {"classify", "embedding"} & set(deployment.get("capabilities") or ()):
+        return None
+    version = f"{escape(deployment['model'])}/versions/{deployment['version']}"
+    kind = session.client.get(f"/manage/v1/models/{version}/card")["item"]
+    return item(kind, given, {entry["name"] for entry in deployment["inputs"]})
+
+
+def item(kind: str, given: str, inputs: set[str]) -> Any | None:
+    """Pure but for reading the file that is named. ``inputs``: names of the model's tensors."""
+    path = Path(given)
+    tensors = path.suffix.lower() in _TENSORS or given.lstrip()[:1] in ("[", "{")
+    if kind == "row":
+        try:
+            row = json.loads(given)
+        except ValueError:
+            return None
+        return {"row": row} if isinstance(row, dict) and not row.keys() & (inputs | {"inputs"}) else None
+    if kind == "text":
+        return given if given and not tensors else None
+    return {kind: base64.b64encode(path.read_bytes()).decode()} if not tensors and path.is_file() else None
