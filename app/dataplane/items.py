@@ -133,6 +133,19 @@ def classes(target: Target, outputs: dict[str, Tensor], count: int) -> list[Clas
     return [[(named[index], float(scores[row, index])) for index in order[row]] for row in range(count)]
 
 
+def confidence(card: Card, outputs: Sequence[Tensor]) -> tuple[float, int] | None:
+    """Of an answer by `TopK`: the sum of the best scores, and how many items there are; `None` for other outputs, and
+    for scores that are no probabilities."""
+    found = {tensor.name: tensor for tensor in outputs}
+    step = next((step for step in reversed(card.after) if isinstance(step, TopK)), None)
+    if step is None or not {step.label, step.score} <= found.keys():
+        return None
+    scores = _floats(found[step.score])
+    if not scores.size or not (scores.min() >= 0 and scores.max() <= 1):
+        return None
+    return float(scores[:, 0].sum()), len(scores)
+
+
 def labels(target: Target) -> list[str]:
     """Class names in the order of the model's own output."""
     return target.card.labels or (target.signature.labels if target.signature is not None else [])

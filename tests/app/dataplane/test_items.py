@@ -8,7 +8,7 @@ from app.dataplane import items
 from app.errors import InvalidInput
 from engines.card import Card
 from engines.protocol import Embed, Rank, Signature, TensorSpec
-from tests.support.item_models import ItemModels
+from tests.support.item_models import ItemModels, tensor
 
 TOKENIZE = [{"step": "tokenize"}]
 PAIRS = {"item": "text", "before": [{"step": "tokenize", "pairs": True}]}
@@ -84,6 +84,18 @@ async def test_classes_without_scores(models):
     )
     assert (await classify(models, "named", [b"[]"]))[0] == [[("é", None)]]
     assert (await classify(models, "numbered", [b"[]"]))[0] == [[("4", None)]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "found"),
+    [([[0.75, 0.25], [0.5, 0.0]], (1.25, 2)), ([[3.0, -1.0]], None), ([[float("nan"), 0.5]], None)],
+)
+def test_how_sure_an_answer_is(scores, found):
+    card = msgspec.convert({"item": "row", "after": [{"step": "top_k"}]}, Card)
+    label, score = tensor("label", [["a", "b"]] * len(scores)), tensor("score", np.array(scores, np.float32))
+    assert items.confidence(card, [label, score]) == found
+    assert items.confidence(card, [score]) is None  # the model's own tensors
+    assert items.confidence(Card(), [label, score]) is None
 
 
 # --- embeddings and ranking --------------------------------------------------------------------------------
