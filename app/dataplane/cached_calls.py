@@ -33,19 +33,19 @@ async def infer(cache: ResponseCache, target: Target, ask: Ask, inputs: list[Ten
     signature = target.items if ask.items else target.signature
     rows = _rows(inputs) if ask.items and _apart(signature, inputs) else [inputs]
     own: Inference | None = None
-    # What is computed may be for others too: it does not end when the time of this request does.
-    patient = replace(ask, timeout_s=max(ask.timeout_s or 0, target.timeout_s))
 
     async def compute(which: list[int]) -> list[bytes]:
         nonlocal own
+        # It may be for others too: it does not end when the time of this request does.
+        patient = replace(ask, timeout_s=max(ask.timeout_s or 0, target.timeout_s))
         own = await run(target, patient, inputs if len(which) == len(rows) else _together([rows[i] for i in which]))
         return [pack(outputs) for outputs in (_rows(own.outputs) if len(rows) > 1 else [own.outputs])]
 
     keys = [cache.keys.tensors(row, ask.outputs, ask.items) for row in rows]
     found = await cache.answers(keys, compute, ask.timeout_s or target.timeout_s, ask.cache)
     answers = [unpack(kept.body) for kept in found]
-    if len({tuple(tuple(t.shape[1:]) for t in answer) for answer in answers}) > 1:  # each as long as its batch was
-        return await run(target, ask, inputs)
+    if len(answers) > 1 and len({tuple(tuple(t.shape[1:]) for t in answer) for answer in answers}) > 1:
+        return await run(target, ask, inputs)  # each is as long as the longest of its batch was
     outputs = _together(answers)
     if own is None:
         return Inference(target, outputs, cached=True)
