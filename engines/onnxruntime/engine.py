@@ -44,6 +44,9 @@ class OnnxRuntimeEngine:
         session_options.intra_op_num_threads = threads
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = 3
+        if threads + 1 >= _allowed_cores():
+            # Threads that wait busily take the core on which the daemon reads and answers.
+            session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if provider != "CPUExecutionProvider":
             # Nodes that the provider cannot take are an error, too: half a model on the CPU is a fallback.
             session_options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -176,11 +179,14 @@ def _provider(device: str) -> tuple[str, dict[str, Any]]:
     return "CUDAExecutionProvider", {"device_id": int(index or 0)}
 
 
+def _allowed_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cores() -> int:
     """Physical cores that this process may use: hyperthreads slow matrix products down."""
-    physical = psutil.cpu_count(logical=False) or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, allowed))
+    return max(1, min(psutil.cpu_count(logical=False) or 1, _allowed_cores()))
 
 
 def _quiet() -> ort.RunOptions:
