@@ -2,8 +2,8 @@
 
 Values flow through the steps by name. Each step takes `Step.input` (by default what the step before gave; the first
 step before the model takes the item, the first one after it the model's first output) and gives `Step.output` (by
-default the same name). The model takes the values that are named as its inputs; where it has one input and no value is
-named so, the last value. What the steps after the model gave and no later one took is the answer. `engines.steps` runs
+default the same name). The model takes the values that are named as its inputs; one input without such a value takes
+the last one. What the steps after the model gave and no later one took is the answer. `engines.steps` runs
 them.
 """
 

@@ -38,15 +38,11 @@ def check(card: Card, signature: Signature) -> None:
         if card.before or card.after:
             raise refuse("card.item", "steps need to know what an item is: text, image, audio, row or file")
         return
-    names = _before(card)
+    names, last = values_before(card)
     missing = [name for name in inputs if name not in names and name not in card.states]
-    if missing and (len(inputs) - len(card.states) > 1 or not _single(card, inputs)):
+    if missing and (len(missing) > 1 or last in inputs):
         raise refuse("card.before", f"no step gives the input {missing[0]}; there are {_names(names)}")
     _after(card, list(outputs), names)
-
-
-def _single(card: Card, inputs: Iterable[str]) -> bool:
-    return len([name for name in inputs if name not in card.states]) == 1
 
 
 def _states(card: Card, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec]) -> None:
@@ -59,8 +55,8 @@ def _states(card: Card, inputs: dict[str, TensorSpec], outputs: dict[str, Tensor
             raise refuse(field, f"{name} is {state.shape}: how large it begins is not known")
 
 
-def _before(card: Card) -> list[str]:
-    """The names of all values that there are before the model."""
+def values_before(card: Card) -> tuple[list[str], str]:
+    """The names of all values that there are before the model, and of the last. Raises `EngineError`."""
     names = {"item": None}
     current = "item"
     decoded = False
@@ -80,13 +76,13 @@ def _before(card: Card) -> list[str]:
         decoded = decoded or "item" in given  # a step without another `output` puts what it gives in its place
         names.update(dict.fromkeys(given))
         current = given[0]
-    return list(names)
+    return list(names), current
 
 
 def _given(step: BeforeStep, source: str) -> list[str]:
     match step:
         case TokenizeText():
-            return [step.ids, step.mask, step.types, step.positions, "tokens"]
+            return [step.ids, step.mask, step.types, step.positions]
         case Columns(into="inputs"):
             return [column.input or column.name for column in step.columns]
         case _:

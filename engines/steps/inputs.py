@@ -30,6 +30,8 @@ from engines.steps.geometry import GEOMETRY
 from engines.tensors import DTYPES
 
 Item = dict[str, Any]
+#: Under this name an item keeps how many tokens its text has.
+TOKENS = " tokens"
 #: Changes the items. Raises `EngineError` (``invalid_input``) naming the item.
 Apply = Callable[[Sequence[Item]], None]
 _json = msgspec.json.Decoder()
@@ -194,6 +196,6 @@ def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[
                     index, ValueError(f"the text has {counts[index]} tokens, the model takes {tokenizer.max_tokens}")
                 )
             item.update({name: array[index] for name, array in arrays.items()})
-            item["tokens"] = counts[index]
+            item[TOKENS] = counts[index]
 
     return apply

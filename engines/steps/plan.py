@@ -11,7 +11,7 @@ from engines.card import Card, Frame, TokenizeText, answer_names, gives, takes
 from engines.engine import EngineError
 from engines.protocol import Signature, TensorSpec
 from engines.steps import inputs, outputs
-from engines.steps.check import check, refuse
+from engines.steps.check import check, refuse, values_before
 from engines.steps.examples import example
 from engines.steps.feeds import Feed, feed, fits, rows
 
@@ -41,7 +41,7 @@ class Steps:
             self._before.append(apply)
         self._example = example(card, taken)
         tried = self._try_before()
-        self._feeds = self._layout(taken, current, tried)
+        self._feeds = self._layout(taken, tried)
         self._framed = any(one.framed for one in self._feeds)
         if self._states and not self._framed:
             raise refuse("card.states", "an item is no sequence: cut it with a frame step")
@@ -83,7 +83,7 @@ class Steps:
             for after in self._after:
                 after(values, members)
             if "tokens" in names:
-                values["tokens"] = np.array([item["tokens"] for item in members], np.int64)
+                values["tokens"] = np.array([item[inputs.TOKENS] for item in members], np.int64)
             answers.append({name: values[name] for name in names})
             order += group
         return answers[0] if len(answers) == 1 else _merge(names, answers, order)
@@ -191,11 +191,12 @@ class Steps:
                 raise refuse(f"card.before[{place}]", f"an example does not pass: {problem}") from None
         return items[0]
 
-    def _layout(self, taken: Sequence[TensorSpec], last: str, tried: inputs.Item | None) -> list[Feed]:
+    def _layout(self, taken: Sequence[TensorSpec], tried: inputs.Item | None) -> list[Feed]:
         frames = any(isinstance(step, Frame) for step in self._card.before)
+        names, last = values_before(self._card)
         feeds = []
         for spec in taken:
-            value = spec.name if tried is not None and spec.name in tried else last
+            value = spec.name if spec.name in names else last
             rank = None if tried is None else np.ndim(tried[value])
             one = feed(spec, value, self._batched, rank, frames)
             if tried is not None:
