@@ -30,8 +30,8 @@ class RouteMetrics:
         "accepted", "batch_rows", "batch_sizes", "batches", "cache_bytes", "cache_computed", "cache_errors",
         "cache_evictions", "cache_found", "cache_hit_s", "cache_hits", "cache_items", "cache_miss_s", "cache_misses",
         "cache_saved_s", "cached_tokens", "caches", "compute_s", "confidence_count", "confidence_sum", "decode_s",
-        "drafted", "duration_s", "engine", "failures", "finish_reasons", "generated_tokens", "in_flight", "input_s",
-        "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows", "model",
+        "drafted", "duration_s", "engine", "failed_s", "failures", "finish_reasons", "generated_tokens", "in_flight",
+        "input_s", "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows", "model",
         "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens", "queue_depth", "queue_s", "running",
         "step_s", "steps", "succeeded", "time_to_first_token", "version", "waiting",
     )  # fmt: skip
@@ -40,6 +40,7 @@ class RouteMetrics:
         self.name, self.model, self.version, self.kind, self.engine = name, model, version, kind, engine
         self.succeeded = 0
         self.failures: dict[str, int] = dict.fromkeys(REASONS, 0)
+        self.failed_s = 0.0
         self.duration_s = self.queue_s = self.input_s = self.compute_s = self.output_s = 0.0
         """Sums over the answered requests."""
         self.last_inference_ms = 0
@@ -103,9 +104,10 @@ class RouteMetrics:
         self.output_s += output_s
         self.latency.add(total_s)
 
-    def failed(self, reason: str) -> None:
-        """``reason`` is one of `REASONS`; any other counts as ``OTHER``."""
+    def failed(self, reason: str, total_s: float = 0.0) -> None:
+        """``reason`` is one of `REASONS`; any other counts as ``OTHER``. ``total_s`` is since the request came."""
         self.failures[reason if reason in self.failures else "OTHER"] += 1
+        self.failed_s += total_s
 
     def batch(self, rows: int, compute_s: float, now_ms: int = 0) -> None:
         """The engine ran once, on ``rows`` rows, and was done at ``now_ms`` of Unix time."""

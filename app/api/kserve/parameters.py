@@ -35,7 +35,10 @@ def ask(
 ) -> Ask:
     """The neutral call. ``timeout_s`` is what the transport knows of (a deadline of gRPC); the shorter one counts.
     Raises `InvalidInput` naming the parameter."""
-    call = Ask(inputs, [output.name for output in wanted], arrived, timeout_s)
+    names = [output.name for output in wanted]
+    if len(names) > 1 and len(set(names)) < len(names):
+        raise InvalidInput("an output is asked for twice", field="outputs")
+    call = Ask(inputs, names, arrived, timeout_s)
     if not parameters:
         return call
     if timeout_us := whole(parameters, "timeout"):

@@ -1,5 +1,6 @@
 """`/v2` over REST: the Open Inference Protocol as KServe and Triton speak it."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ class Kserve:
             else:
                 message, call = infer.decode(request, service.regions)
         except Exception:
-            service.refused(request.params["model"])
+            service.refused(request.params["model"], time.perf_counter() - request.arrived)
             raise
         return infer.encode(message, call, await service.infer(call))
 

@@ -113,10 +113,10 @@ class Service:
             answer.outputs = self._dress(answer, {output.name: output for output in special})
         return answer
 
-    def refused(self, model: str) -> None:
+    def refused(self, model: str, total_s: float = 0.0) -> None:
         """Count a request that was not even understood, so that the statistics of ``model`` add up."""
         if target := self._dataplane.table.get(model):
-            target.metrics.failed("OTHER")
+            target.metrics.failed("OTHER", total_s)
 
     def _dress(self, answer: Inference, special: Mapping[str, Wanted]) -> list[Tensor]:
         outputs = []

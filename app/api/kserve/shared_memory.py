@@ -58,8 +58,10 @@ class Regions:
             raise Conflict(f"shared memory region {name!r} is registered already", hint="unregister it first")
         if len(self._regions) >= MOST_REGIONS:
             raise Conflict(f"{MOST_REGIONS} regions are registered already", hint="unregister one")
-        if not size_bytes:
+        if size_bytes < 1:
             raise InvalidInput("byte_size must be at least 1", field="byte_size")
+        if offset < 0:
+            raise InvalidInput("offset must not be negative", field="offset")
         descriptor = _open(key)
         try:
             have = os.fstat(descriptor).st_size

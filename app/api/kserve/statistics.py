@@ -18,7 +18,7 @@ def of(target: Target) -> ModelStatistics:
         execution_count=counted.batches,
         inference_stats=InferStatistics(
             success=_count(counted.succeeded, counted.duration_s),
-            fail=_count(counted.failed_total, 0.0),
+            fail=_count(counted.failed_total, counted.failed_s),
             queue=_count(computed, counted.queue_s),
             compute_input=_count(computed, counted.input_s),
             compute_infer=_count(computed, counted.compute_s),

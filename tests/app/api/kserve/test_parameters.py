@@ -17,6 +17,11 @@ def test_a_request_without_parameters_leaves_all_to_the_deployment():
     assert (call.outputs, call.arrived, call.timeout_s, call.priority, call.sequence) == (["y"], 1.0, None, 0, None)
 
 
+def test_an_output_is_asked_for_once():
+    with pytest.raises(InvalidInput, match="twice"):
+        parameters.ask([], [Wanted("y"), Wanted("z"), Wanted("y")], {}, 1.0, None)
+
+
 def test_a_timeout_is_in_microseconds_and_0_is_none():
     assert ask(timeout=1500).timeout_s == 0.0015
     assert ask(timeout=0).timeout_s is None

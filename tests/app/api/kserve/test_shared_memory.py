@@ -108,6 +108,8 @@ def test_memory_that_is_not_there_or_too_small_is_refused_and_leaves_no_descript
         regions.register("r", memory.name, 60, 5)
     with pytest.raises(InvalidInput, match="at least 1"):
         regions.register("r", memory.name, 0, 0)
+    with pytest.raises(InvalidInput, match="negative"):
+        regions.register("r", memory.name, -1, 1)
     assert descriptors() == before
 
 

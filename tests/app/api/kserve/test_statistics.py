@@ -11,8 +11,8 @@ def test_counts_add_up_and_times_are_nanoseconds():
     metrics = RouteMetrics("r", "m", 2, "tensor", "echo")
     for _ in range(3):
         metrics.answered(0.004, 0.001, 0.002, input_s=0.0001, output_s=0.0002)
-    metrics.failed("REJECTED")
-    metrics.failed("OTHER")
+    metrics.failed("REJECTED", 0.002)
+    metrics.failed("OTHER", 0.001)
     metrics.batches, metrics.batch_rows, metrics.last_inference_ms = 2, 7, 1234
     metrics.batch_sizes = {4: (1, 0.003), 3: (1, 0.001)}
     found = msgspec.to_builtins(statistics.of(Target("r", "m", 2, "", 0, metrics=metrics)))
@@ -20,7 +20,7 @@ def test_counts_add_up_and_times_are_nanoseconds():
     assert (found["inference_count"], found["execution_count"]) == (7, 2)
     stats = found["inference_stats"]
     assert stats["success"] == {"count": 3, "ns": 12_000_000}
-    assert stats["fail"]["count"] == 2
+    assert stats["fail"] == {"count": 2, "ns": 3_000_000}
     assert stats["queue"] == {"count": 3, "ns": 3_000_000}
     assert stats["compute_input"] == {"count": 3, "ns": 300_000}
     assert stats["compute_infer"] == {"count": 3, "ns": 6_000_000}
