@@ -31,9 +31,9 @@ class RouteMetrics:
         "cache_evictions", "cache_found", "cache_hit_s", "cache_hits", "cache_items", "cache_miss_s", "cache_misses",
         "cache_saved_s", "cached_tokens", "caches", "compute_s", "confidence_count", "confidence_sum", "decode_s",
         "drafted", "duration_s", "engine", "failed_s", "failures", "finish_reasons", "generated_tokens", "in_flight",
-        "input_s", "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows", "model",
-        "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens", "queue_depth", "queue_s", "running",
-        "step_s", "steps", "succeeded", "time_to_first_token", "version", "waiting",
+        "input_s", "inter_token", "kind", "kv_used", "last_inference_ms", "latency", "learned_delay_us", "learned_rows",
+        "model", "name", "output_s", "preempted", "prefix_cache_bytes", "prompt_tokens", "queue_depth", "queue_s",
+        "running", "step_s", "steps", "succeeded", "time_to_first_token", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, model: str, version: int, kind: Kind, engine: str):
