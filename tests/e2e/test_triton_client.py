@@ -53,6 +53,16 @@ def identity(path, datatypes):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def counter(path):
+    """A model with state: ``sum`` is ``x`` added to what it was before."""
+    info = helper.make_tensor_value_info
+    inputs = [info(name, TensorProto.FLOAT, ["rows", 1]) for name in ("x", "before")]
+    outputs = [info(name, TensorProto.FLOAT, ["rows", 1]) for name in ("sum", "after")]
+    nodes = [helper.make_node("Add", ["x", "before"], [name]) for name in ("sum", "after")]
+    graph = helper.make_graph(nodes, "counter", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """``digits``; ``types``, the identity of every type; ``strings``, of texts; ``echo``, slow and with a short queue;
@@ -407,6 +417,30 @@ def metric(served, name, **labels):
     lines = [line for line in served.http.get("/metrics").text.splitlines() if line.startswith(name + "{")]
     found = [line for line in lines if wanted <= set(line[len(name) + 1 : line.rindex("}")].split(","))]
     return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+
+def test_requests_of_a_sequence_see_what_was_before(served, client, tmp_path):
+    counter(tmp_path / "counter.onnx")
+    served.pull(f"file:{tmp_path / 'counter.onnx'}", name="counter")
+    served.put("/manage/v1/models/counter/versions/1/card", {"states": {"before": "after"}})
+    state = served.deploy("counter")
+    assert state["state"] == "ready", state["error"]
+    assert client.get_model_config("counter")["sequence_batching"]["state"][0]["input_name"] == "before"
+
+    def add(number, sequence, **marks):
+        asked = tensor("x", np.array([[number]], np.float32))
+        answer = client.infer("counter", [asked], sequence_id=sequence, **marks)
+        return answer.as_numpy("sum").item()
+
+    assert add(1, 7, sequence_start=True) == 1
+    assert add(10, "text", sequence_start=True) == 10
+    assert add(2, 7) == 3
+    assert add(20, "text") == 30
+    assert add(3, 7, sequence_end=True) == 6
+    status, message = refused(client.infer, "counter", [tensor("x", np.ones((1, 1), np.float32))], sequence_id=7)
+    assert status == "400" and "sequence" in message
+    assert add(5, 7, sequence_start=True) == 5
+    served.http.delete("/manage/v1/deployments/counter")
 
 
 # --- statistics --------------------------------------------------------------------------------------------
