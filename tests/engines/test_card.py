@@ -90,6 +90,15 @@ def test_every_step_and_every_parameter_has_its_place_in_the_documentation():
         assert f"`{name}`" in text
 
 
+def test_every_card_of_the_documentation_is_one():
+    text = (Path(__file__).parents[2] / "docs" / "cards.md").read_text(encoding="utf-8")
+    examples = [block.partition("```")[0] for block in text.split("```json\n")[1:]]
+    assert len(examples) >= 7
+    for example in examples:
+        card = msgspec.json.decode(example, type=Card)
+        assert card.item and card.before and answer_names(card)
+
+
 def test_a_card_is_a_leaf():
     """The daemon reads cards: nothing of an engine may come with them."""
     code = (
