@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.dataplane.layout import BatchMismatch, Layout
-from app.dataplane.learning import Returns, RunTimes, worth_waiting
+from app.dataplane.learning import Durations, Returns, worth_waiting
 from app.dataplane.queue import Bucket, Queue
 from app.dataplane.tensors import Tensor, views, whole
 from app.dataplane.waiting import Waiting
@@ -37,8 +37,6 @@ STUCK_S = 30.0
 _MOST_LEARNED = 64
 #: So many batches after requests came together the next ones are expected to.
 _CROWD = 16
-#: Every so many full batches one may be larger than was learned to be enough, so that it can be learned anew.
-_EXPLORE = 32
 #: A batch that runs longer than this is not sent ahead: the hop is nothing beside it, and another replica may be free
 #: before it.
 _AHEAD_S = 0.1
@@ -112,10 +110,9 @@ class Batcher:
         self._idle: list[WorkerClient] = []
         self._clients: set[WorkerClient] = set()
         self._running: dict[WorkerClient, deque[_Batch]] = {}
-        self._times: dict[Hashable, RunTimes] = {}
+        self._times: dict[Hashable, Durations] = {}
         self._returns = Returns()
         self._crowd = 0
-        self._capped = 0
         self._turn_due = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
@@ -303,7 +300,7 @@ class Batcher:
         if times is None or len(self._idle) > 1:
             return 0.0
         if self._wait_until and now >= self._wait_until:
-            self._returns.missed()
+            self._returns.missed(now)
             return 0.0
         expected, most = worth_waiting(bucket.rows, bucket.most, self._returns, times.predict, now)
         if not self._wait_until:
@@ -341,17 +338,13 @@ class Batcher:
         if self._preferred:
             return self._preferred[-1]
         times = self._times.get(bucket.key)
-        return bucket.most if times is None or self._delay_s is not None else times.best_rows
+        return bucket.most if times is None or self._delay_s is not None else times.target_rows
 
     def _take(self, bucket: Bucket[Waiting]) -> list[Waiting]:
         """The next batch; those given up meanwhile are left out."""
         most = self._target(bucket)
         if self._preferred:
             most = max((size for size in self._preferred if size <= bucket.rows), default=most)
-        elif most < bucket.rows:
-            self._capped += 1
-            if self._capped % _EXPLORE == 0:
-                most = min(2 * most, bucket.most)
         batch = []
         for entry, start, stop in self._queue.take(bucket, most):
             if entry.result.done():
@@ -472,7 +465,7 @@ class Batcher:
         if not first.alone:
             times = self._times.get(first.key)
             if times is None and len(self._times) < _MOST_LEARNED:
-                times = self._times[first.key] = RunTimes(first.most)
+                times = self._times[first.key] = Durations(first.most)
             if times is not None:
                 times.observe(batch.rows, input_s + compute_s + output_s)
                 self.learned_rows = times.best_rows

@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
-from app.dataplane import admission, cached_calls, cached_text, items, routing
+from app.dataplane import admission, cache_control, cached_calls, cached_text, items, routing
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor
@@ -36,6 +37,14 @@ def _signature(target: Target, ask: Ask) -> Signature:
     return signature
 
 
+def _admit(signature: Signature, ask: Ask) -> list[Tensor]:
+    """The inputs in the order of the signature. Raises `InvalidInput`."""
+    inputs = admission.order_inputs(signature, ask.inputs)
+    if ask.outputs:
+        admission.check_outputs(signature, ask.outputs)
+    return inputs
+
+
 class Dataplane:
     """Reads `table`, which the control plane replaces as a whole; holds nothing else."""
 
@@ -54,19 +63,20 @@ class Dataplane:
             target = self.find(route)
             signature = _signature(target, ask)
             try:
-                inputs = admission.order_inputs(signature, ask.inputs)
-                if ask.outputs:
-                    admission.check_outputs(signature, ask.outputs)
-                return await self._infer(target, ask, inputs)
+                if ask.sequence is not None and target.sequences is not None and not ask.items:
+                    return await self._take_turn(target, signature, ask)
+                return await self._infer(target, ask, _admit(signature, ask))
             except BaseException as error:
                 if isinstance(error, NotReady) and self._replaced(target):
                     continue  # it came in the instant of a change, and nothing has begun
-                target.metrics.failed(reason_of(error))
+                target.metrics.failed(reason_of(error), time.perf_counter() - ask.arrived)
                 raise
 
     async def _infer(self, target: Target, ask: Ask, inputs: list[Tensor]) -> Inference:
         if target.ensemble is not None:
             answer = await target.ensemble.run(self.infer, target, ask, inputs, ask.timeout_s or target.timeout_s)
+            if not answer.cached:
+                cache_control.computed()
         elif target.cache is not None and cached_calls.takes(target, ask):
             answer = await cached_calls.infer(target.cache, target, ask, inputs, self._run)
         else:
@@ -81,6 +91,18 @@ class Dataplane:
             output_s=answer.output_s,
         )
         return answer
+
+    async def _take_turn(self, target: Target, signature: Signature, ask: Ask) -> Inference:
+        """One request of a sequence, with the states of the one before."""
+        assert target.sequences is not None and ask.sequence is not None
+        timeout_s = ask.timeout_s or target.timeout_s
+        end = time.perf_counter() + timeout_s
+        async with target.sequences.turn(ask.sequence, timeout_s) as turn:
+            left_s = max(end - time.perf_counter(), 1e-3)
+            part = replace(ask, inputs=turn.fill(ask.inputs), outputs=turn.ask(ask.outputs), timeout_s=left_s)
+            answer = await self._infer(target, part, _admit(signature, part))
+            answer.outputs = turn.keep(answer.outputs, ask.outputs)
+            return answer
 
     @staticmethod
     async def _run(target: Target, ask: Ask, inputs: list[Tensor]) -> Inference:

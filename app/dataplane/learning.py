@@ -12,13 +12,16 @@ GAIN = 1.03
 #: Larger batches must give this many times the throughput, or they only delay.
 WORTH = 1.02
 _KNOWN = 16
-_PRIOR = 2.0
 _RELEARN_EVERY = 16
+#: Where fewer rows than the most are enough, every so many batches another size is tried, so that it stays true.
+_EXPLORE_EVERY = 64
+#: More clients than this who come back at once fill any batch.
+_MOST_RETURNS = 256
 
 
-class RunTimes:
-    """Seconds of a batch by its rows: what was seen, and between and beyond it a straight line, a + b·rows with
-    a, b >= 0. Decaying, so that a machine that is slower for a while is not believed to be so for ever."""
+class Durations:
+    """Seconds of something by its size (of a batch by its rows): what was seen, and between and beyond it a straight
+    line, a + b·rows with a, b >= 0. Decaying, so that what is slow for a while is not believed to be so for ever."""
 
     def __init__(self, most_rows: int):
         self._most = most_rows
@@ -28,6 +31,15 @@ class RunTimes:
         self.fixed_s = self.row_s = 0.0
         self.best_rows = most_rows
         """The fewest rows with (nearly) the best throughput."""
+
+    @property
+    def target_rows(self) -> int:
+        """Rows of the next batch: `best_rows`, or another size that is worth a try."""
+        if self.best_rows == self._most or self._batches % _EXPLORE_EVERY:
+            return self.best_rows
+        most = self._most
+        sizes = [size for size in (most, most * 3 // 4, most // 2, most // 4) if 2 * size >= self.best_rows]
+        return sizes[self._batches // _EXPLORE_EVERY % len(sizes)]
 
     def observe(self, rows: int, seconds: float) -> None:
         self._batches += 1
@@ -48,7 +60,8 @@ class RunTimes:
         known = self._seen.get(rows)
         if known is None:
             return line
-        return (known[0] * known[1] + line * _PRIOR) / (known[1] + _PRIOR)
+        weight = known[1] * known[1]  # once is chance, a few times is not
+        return (known[0] * weight + line) / (weight + 1)
 
     def _fit(self) -> None:
         """Weighted least squares over what was seen; what was long ago counts less."""
@@ -61,8 +74,8 @@ class RunTimes:
             xx += weight * rows * rows
             xy += weight * rows * mean
         spread = w * xx - x * x
-        if spread <= 1e-9 * w * xx:  # one size only: nothing says that a batch has a price of its own
-            self.fixed_s, self.row_s = 0.0, y / x
+        if spread <= 1e-9 * w * xx:  # one size only: half of it may be the price of any batch, until one tells
+            self.fixed_s, self.row_s = y / w / 2, y / x / 2
         else:
             self.row_s = max((w * xy - x * y) / spread, 0.0)
             self.fixed_s = (y - self.row_s * x) / w
@@ -85,8 +98,8 @@ class Returns:
     """Clients that ask again once they are answered: how many are still to come, and how fast they do."""
 
     def __init__(self) -> None:
-        self.pace_s = float("inf")
-        """Seconds for each that comes back, one after the other."""
+        self._durations = Durations(_MOST_RETURNS)
+        """Until so many were back, from the answers to them."""
         self.outstanding = 0
         self._expected_by = 0.0
         self._probe_start = 0.0
@@ -96,7 +109,7 @@ class Returns:
         if now > self._expected_by:
             self.outstanding = 0
         self.outstanding += count
-        self._expected_by = now + 2 * min(self.pace_s, 1.0) * self.outstanding
+        self._expected_by = now + 2 * self._durations.predict(min(self.outstanding, _MOST_RETURNS))
         if not self._probe_left:
             self._probe_start, self._probe_left = now, self.outstanding
             self._probe_count = self.outstanding
@@ -106,22 +119,25 @@ class Returns:
             self.outstanding -= 1
         if self._probe_left:
             self._probe_left -= 1
-            if not self._probe_left:
-                self._learn((now - self._probe_start) / self._probe_count)
+            if not self._probe_left and self._probe_count <= _MOST_RETURNS:
+                self._durations.observe(self._probe_count, now - self._probe_start)
 
-    def missed(self) -> None:
+    def missed(self, now: float) -> None:
         """They were waited for in vain."""
+        if self._probe_left:
+            self._durations.observe(min(self._probe_count, _MOST_RETURNS), 2 * (now - self._probe_start))
         self.outstanding = self._probe_left = 0
-        self.pace_s *= 2
 
     def coming(self, now: float) -> int:
         return self.outstanding if now <= self._expected_by else 0
 
-    def _learn(self, pace_s: float) -> None:
-        if self.pace_s == float("inf"):
-            self.pace_s = pace_s
-        else:
-            self.pace_s += 0.2 * (min(pace_s, 8 * self.pace_s) - self.pace_s)
+    def until(self, count: int, now: float) -> float:
+        """Seconds until ``count`` more are back."""
+        if not self._probe_left:
+            return self._durations.predict(min(count, _MOST_RETURNS))
+        back = self._probe_count - self._probe_left
+        left = self._durations.predict(min(back + count, _MOST_RETURNS)) - (now - self._probe_start)
+        return max(left, self._durations.row_s * count)
 
 
 def worth_waiting(
@@ -130,17 +146,25 @@ def worth_waiting(
     """How long to wait for those who will be back, with ``rows`` here and a replica free: expected and at most, in
     seconds; (0, 0) is to go.
 
-    To go now means two batches, these rows and those of the others; to wait means larger batches but an idle replica.
-    Never longer than the larger batch saves, so that a wait in vain at most doubles the price (the ski-rental rule).
+    What is compared is how long the replica is taken: by these rows and then by the others, or by waiting, some of the
+    others together with these, and the rest. Never longer than that saves, so that a wait in vain at most doubles the
+    price (the ski-rental rule). Those who come by chance, not because they were answered, take so long to be "back"
+    that they are not waited for.
     """
     others = min(returns.coming(now), limit)
     joining = min(others, limit - rows)
     if joining <= 0:
         return 0.0, 0.0
-    together = rows + joining
-    pace = (rows + others) / (seconds(rows) + seconds(others))
-    worth = together / (pace * GAIN) - seconds(together)
-    wait = joining * returns.pace_s
-    if wait >= worth or worth < LEAST_SAVING_S:
-        return 0.0, 0.0
-    return wait, min(worth, 2 * wait + LEAST_SAVING_S)
+    apart = seconds(rows) + seconds(others)
+    best = apart / GAIN
+    found = 0.0, 0.0
+    for joined in {joining, joining * 3 // 4, joining // 2, joining // 4} - {0}:
+        busy = seconds(rows + joined) + (seconds(others - joined) if joined < others else 0.0)
+        worth = apart / GAIN - busy
+        if worth < LEAST_SAVING_S:
+            continue
+        wait = returns.until(joined, now)
+        if wait + busy < best:
+            best = wait + busy
+            found = wait, min(worth, 2 * wait + LEAST_SAVING_S)
+    return found

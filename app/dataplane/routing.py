@@ -14,6 +14,7 @@ from engines.protocol import LanguageModel, Signature
 
 if TYPE_CHECKING:
     from app.dataplane.ensemble import Ensemble
+    from app.dataplane.sequences import Sequences
 
 NO_CARD = Card()
 IDLE = RouteMetrics("", "", 0, "tensor", "")
@@ -42,6 +43,8 @@ class Target:
     language: LanguageModel | None = None
     batcher: Batcher | None = None
     pool: Pool | None = None
+    sequences: "Sequences | None" = None
+    """`None`: the model keeps nothing between requests."""
     ensemble: "Ensemble | None" = None
     cache: ResponseCache | None = None
     """`None`: no answer is kept."""

@@ -146,6 +146,7 @@ OPTIONS: dict[str, Option] = {
     "sequence_idle_s": Number(
         60, 0.001, 86_400, "How long the state of a sequence is kept after its last request.", TENSOR
     ),
+    "sequence_limit": Number(4096, 1, 1_000_000, "Sequences whose state is kept at once.", TENSOR),
     "queue_limit": Number(None, 1, 1_000_000, "Requests that may wait; the installation's queue_limit by default."),
     "request_timeout_s": Number(None, 0.001, 86_400, "Longest time to wait and run; the installation's by default."),
     "linger_us": Number(

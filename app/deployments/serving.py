@@ -12,6 +12,7 @@ from app.dataplane.cache_key import Keys
 from app.dataplane.pool import Pool
 from app.dataplane.response_cache import ResponseCache
 from app.dataplane.routing import Target
+from app.dataplane.sequences import Sequences
 from app.errors import NotReady, PilothouseError
 from app.monitoring.confidence import top_confidence
 from app.monitoring.metrics import Metrics, RouteMetrics
@@ -45,6 +46,7 @@ class Serving:
         self.ready: Ready | None = None
         self.batcher: Batcher | None = None
         self.pool: Pool | None = None
+        self.sequences: Sequences | None = None
         self.cache: ResponseCache | None = None
         self._metrics: RouteMetrics | None = None
         self._drain_end = math.inf
@@ -93,6 +95,13 @@ class Serving:
             batching = Batching.of(d.spec.settings, queue_limit)
             card = self.plan.load.card
             self.batcher = Batcher(ready.signature, batching, self._observe, items=ready.items, card=card)
+            if card.states:
+                self.sequences = Sequences(
+                    ready.signature,
+                    card.states,
+                    idle_s=float(self._option("sequence_idle_s", 60)),
+                    limit=int(self._option("sequence_limit", 4096)),
+                )
         if self._option("response_cache", False):
             self.cache = self._open_cache(ready, self._metrics)
         self.ready = ready
@@ -122,11 +131,12 @@ class Serving:
                 self._metrics.confidence(*found)
 
     def refresh(self) -> None:
-        """Once a second: gauges, memory of the workers, requests that took too long."""
+        """Once a second: gauges, memory of the workers, replicas that hang."""
         for keeper in self.keepers:
             keeper.sample_memory()
         if self.batcher is not None:
-            self.batcher.expire()
+            if self.sequences is not None:
+                self.sequences.expire()
             for client in self.batcher.stuck():
                 for keeper in self.keepers:
                     keeper.end_hung(client)
@@ -184,6 +194,7 @@ class Serving:
             card=self.plan.load.card,
             language=self.ready.language,
             batcher=self.batcher,
+            sequences=self.sequences,
             pool=self.pool,
             cache=self.cache,
             max_batch_size=int(self._option("max_batch_size", 32)),
