@@ -14,6 +14,11 @@ def _shape(spec: TensorSpec) -> str:
     return "[" + ", ".join("any" if size == -1 else str(size) for size in spec.shape) + "]"
 
 
+def _rows(signature: Signature) -> str:
+    """Where they are counted, in words."""
+    return ", ".join(f"{spec.name} along axis {spec.batch_axis}" for spec in signature.inputs if spec.batch_axis >= 0)
+
+
 def order_inputs(signature: Signature, inputs: list[Tensor]) -> list[Tensor]:
     """The inputs in the order of the signature, each checked. Raises `InvalidInput` naming the input."""
     given = {tensor.name: tensor for tensor in inputs}
@@ -34,8 +39,10 @@ def order_inputs(signature: Signature, inputs: list[Tensor]) -> list[Tensor]:
         raise InvalidInput(
             f"input {name} is unknown or given twice", hint=f"the model takes: {known}", field=f"inputs.{name}"
         )
-    if signature.batched and len({tensor.shape[0] for tensor in ordered}) > 1:
-        raise InvalidInput("all inputs must have the same number of rows on their first axis", field="inputs")
+    if signature.batched:
+        pairs = zip(signature.inputs, ordered, strict=True)
+        if len({tensor.shape[spec.batch_axis] for spec, tensor in pairs if spec.batch_axis >= 0}) > 1:
+            raise InvalidInput(f"all inputs must have the same number of rows: {_rows(signature)}", field="inputs")
     return ordered
 
 
@@ -49,7 +56,8 @@ def check(spec: TensorSpec, tensor: Tensor) -> None:
         raise InvalidInput(f"input {spec.name} must have shape {_shape(spec)}, not {tensor.shape}", field=where)
     if any(size > MOST_ELEMENTS for size in tensor.shape):
         raise InvalidInput(f"input {spec.name}: an axis of {tensor.shape} is too long", field=where)
-    if spec.shape and spec.shape[0] == -1 and tensor.shape[0] == 0:
+    axis = max(spec.batch_axis, 0)
+    if spec.shape and spec.shape[axis] == -1 and tensor.shape[axis] == 0:
         raise InvalidInput(f"input {spec.name} has no rows", field=where)
     if tensor.datatype == "BYTES":
         try:
