@@ -33,6 +33,11 @@ class Caller:
         """A request may make several calls: it was served from the cache when all of them were."""
         self.outcome = "hit" if hit and self.outcome != "miss" else "miss"
 
+    def computed(self) -> None:
+        """A part that has no cache was computed."""
+        if self.outcome:
+            self.outcome = "miss"
+
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
@@ -46,3 +51,8 @@ def wishes() -> tuple[bool, bool]:
 def served(hit: bool) -> None:
     if (caller := CALLER.get()) is not None:
         caller.served(hit)
+
+
+def computed() -> None:
+    if (caller := CALLER.get()) is not None:
+        caller.computed()

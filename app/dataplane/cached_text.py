@@ -138,7 +138,8 @@ async def generate(
             metrics.cache_hits += hit
             metrics.cache_misses += not hit
         if writing is None or writing.leave(reader):
+            total_s = time.perf_counter() - arrived
             if ended:
-                metrics.finished(time.perf_counter() - arrived, ended)
+                metrics.finished(total_s, ended)
             else:
-                metrics.failed(reason)
+                metrics.failed(reason, total_s)

@@ -64,6 +64,7 @@ class _Run:
             compute_s=sum(answer.compute_s for answer in answers),
             output_s=sum(answer.output_s for answer in answers),
             batch_rows=max((answer.batch_rows for answer in answers), default=0),
+            cached=all(answer.cached for answer in answers),
             steps=[
                 StepTime(step.name, step.route, answer.total_s, answer.compute_s)
                 for step, answer in zip(self._pipeline.steps, answers, strict=True)

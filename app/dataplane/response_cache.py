@@ -62,7 +62,6 @@ class ResponseCache:
         self.writings: dict[bytes, Writing] = {}
         """Texts that are being written now."""
         self._evictions = self._errors = 0
-        metrics.caches = True
 
     async def answers(self, keys: Sequence[bytes], compute: Compute, timeout_s: float, look: bool = True) -> list[Kept]:
         """What is kept under each of ``keys``, in order; the rest is computed, once for all that ask for it.

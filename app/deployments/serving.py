@@ -102,7 +102,8 @@ class Serving:
                     idle_s=float(self._option("sequence_idle_s", 60)),
                     limit=int(self._option("sequence_limit", 4096)),
                 )
-        if self._option("response_cache", False):
+        self._metrics.caches = bool(self._option("response_cache", False))
+        if self._metrics.caches:
             self.cache = self._open_cache(ready, self._metrics)
         self.ready = ready
 

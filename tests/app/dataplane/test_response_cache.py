@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from app.dataplane import cache_control
 from app.dataplane.cache_control import CALLER, Caller
 from app.dataplane.cache_key import Keys
 from app.dataplane.cache_store import MemoryStore
@@ -269,6 +270,15 @@ async def test_the_outcome_is_a_hit_where_all_calls_of_a_request_were(house):
     await task
     assert said.outcome == "miss"
     await house.ask(b"a")
+    assert said.outcome == "miss"
+
+
+async def test_a_part_without_a_cache_makes_it_a_miss_but_says_nothing_by_itself(house):
+    said = caller(b"")
+    cache_control.computed()
+    assert said.outcome == ""
+    said.served(True)
+    cache_control.computed()
     assert said.outcome == "miss"
 
 
