@@ -61,6 +61,7 @@ class Dataplane:
         """Raises `PilothouseError`."""
         while True:
             target = self.find(route)
+            ask.items = items.meant(target, ask)
             signature = _signature(target, ask)
             try:
                 if ask.sequence is not None and target.sequences is not None and not ask.items:

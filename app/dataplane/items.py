@@ -49,6 +49,15 @@ def pairs(card: Card) -> bool:
     return any(isinstance(step, TokenizeText) and step.pairs for step in card.before)
 
 
+def meant(target: Target, ask: Ask) -> bool:
+    """Whether ``ask`` brings items, said so or by the name of its one tensor: what steps give beyond classes,
+    embeddings and scores (boxes, values, speech over time) is asked for in the protocol of tensors."""
+    if ask.items or target.items is None or target.signature is None:
+        return ask.items
+    name = target.items.inputs[0].name
+    return [given.name for given in ask.inputs] == [name] != [spec.name for spec in target.signature.inputs]
+
+
 def where(target: Target) -> str:
     """Where to ask a tensor model, as a hint."""
     paths = [PATHS[word] for word in capabilities(target.card, target.items)]

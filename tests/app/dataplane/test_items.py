@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from app.dataplane import items
+from app.dataplane.inference import Ask
 from app.errors import InvalidInput
 from engines.card import Card
 from engines.protocol import Embed, Rank, Signature, TensorSpec
@@ -52,6 +53,18 @@ def models():
 async def classify(models, route, given):
     target = models.find(route)
     return await items.classify(models.infer, target, given, 0.0, lambda index: f"input[{index}]")
+
+
+def test_one_tensor_named_item_is_items_unless_the_model_has_such_an_input(models):
+    card = {"item": "row", "after": [{"step": "softmax"}]}
+    target = models.serve("net", card, lambda given: {"y": np.ones((len(given), 3))})
+    item, x = tensor("item", ["a"]), tensor("x", np.ones((1, 4), np.float32))
+    assert items.meant(target, Ask([item]))
+    assert not items.meant(target, Ask([x]))
+    assert not items.meant(target, Ask([item, x]))
+    assert items.meant(target, Ask([x], items=True))
+    own = Signature([TensorSpec("item", "BYTES", [-1])], [TensorSpec("y", "FP32", [-1])])
+    assert not items.meant(models.serve("own", card, lambda given: {"y": np.ones((1, 3))}, own), Ask([item]))
 
 
 async def test_the_best_of_each_item_with_its_tokens(models):
