@@ -10,6 +10,8 @@ from engines.card import DecodeAudio, Frame, MelSpectrogram
 
 _ENCODINGS = {(1, 8): "u8", (1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32", (3, 64): "f64"}
 _SAMPLE_BYTES = {"u8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4, "f64": 8}
+#: What a file may claim; beyond it is a broken header, or somebody who wants to see how long a filter can get.
+RATES, MAX_CHANNELS = (100, 768_000), 64
 #: Zero crossings of the low-pass filter on each side, and the shape of its Kaiser window (about 90 dB).
 _CROSSINGS, _KAISER_BETA = 32, 9.0
 
@@ -57,7 +59,7 @@ def _layout(body: bytes) -> tuple[str, int, int]:
         (kind,) = struct.unpack_from("<H", body, 24)
     if (kind, bits) not in _ENCODINGS:
         raise ValueError(f"WAV files of format {kind} with {bits} bits are not read: use PCM or float")
-    if not channels or not rate:
+    if not 1 <= channels <= MAX_CHANNELS or not RATES[0] <= rate <= RATES[1]:
         raise ValueError(f"the WAV file claims {channels} channels at {rate} Hz")
     return _ENCODINGS[kind, bits], rate, channels
 
@@ -88,7 +90,8 @@ def resample(sound: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     divisor = math.gcd(rate, new_rate)
     up, down = new_rate // divisor, rate // divisor
     length = -(-len(sound) * up // down)
-    taps, half = _filter(up, down)
+    cutoff = min(1.0, up / down)
+    half = math.ceil(_CROSSINGS / cutoff)
     padded = np.pad(sound.astype(np.float32), (half, half + down))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     result = np.empty(length, np.float32)
@@ -96,19 +99,17 @@ def resample(sound: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
         # Output phase + k·up is at input (phase + k·up)·down/up = start + k·down, and a part of a sample.
         start, part = divmod(phase * down, up)
         count = -(-(length - phase) // up)
-        result[phase::up] = windows[start::down][:count] @ taps[part]
+        result[phase::up] = windows[start::down][:count] @ _taps(part / up, cutoff, half)
     return result
 
 
-@lru_cache(maxsize=8)
-def _filter(up: int, down: int) -> tuple[np.ndarray, int]:
-    """FP32 [phases, taps]: row p for a point p/up of a sample after the middle; and the taps on each side."""
-    cutoff = min(1.0, up / down)
-    half = math.ceil(_CROSSINGS / cutoff)
-    offsets = np.arange(-half, half + 1)[None, :] - np.arange(up)[:, None] / up
-    window = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (offsets / (half + 1)) ** 2, 0, 1))) / np.i0(_KAISER_BETA)
-    taps = cutoff * np.sinc(cutoff * offsets) * window
-    return (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32), half
+@lru_cache(maxsize=2048)
+def _taps(part: float, cutoff: float, half: int) -> np.ndarray:
+    """The low-pass for a point that is ``part`` of a sample after the middle, FP32 [2 × half + 1]."""
+    offsets = np.arange(-half, half + 1) - part
+    window = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (offsets / (half + 1)) ** 2, 0, 1)))
+    taps = np.sinc(cutoff * offsets) * window
+    return (taps / taps.sum()).astype(np.float32)
 
 
 def frame(step: Frame, sound: np.ndarray) -> np.ndarray:

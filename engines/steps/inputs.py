@@ -1,6 +1,8 @@
 """From an item to what a model takes. An item is a dict of the values it has so far, by name."""
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,17 @@ from engines.tensors import DTYPES
 Item = dict[str, Any]
 #: Under this name an item keeps how many tokens its text has.
 TOKENS = " tokens"
-#: Changes the items. Raises `EngineError` (``invalid_input``) naming the item.
-Apply = Callable[[Sequence[Item]], None]
+#: Changes one item. Raises `ValueError`.
+OneItem = Callable[[Item], None]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Changes all items of a batch at once. Raises `EngineError` (``invalid_input``) naming the item."""
+
+    apply: Callable[[Sequence[Item]], None]
+
+
 _json = msgspec.json.Decoder()
 
 
@@ -54,7 +65,7 @@ def unwrap(kind: str, data: bytes) -> Any:
             return data
 
 
-def build(step: BeforeStep, source: str, folder: Path, wanted: Collection[str]) -> tuple[Apply, str]:
+def build(step: BeforeStep, source: str, folder: Path, wanted: Collection[str]) -> tuple[OneItem | Together, str]:
     """What ``step`` does, and the name of what it gives first. ``wanted``: the names that the model and the steps after
     it take. Libraries are imported for the steps that need them. Raises `EngineError`."""
     target = step.output or source
@@ -67,14 +78,14 @@ def build(step: BeforeStep, source: str, folder: Path, wanted: Collection[str]) 
             from engines.steps.tabular import TableRow
 
             inputs = TableRow(step).inputs
-            return each(lambda item: item.update(inputs(item[source]))), step.columns[0].input or step.columns[0].name
+            return lambda item: item.update(inputs(item[source])), step.columns[0].input or step.columns[0].name
         case Constant():
             value = np.array(step.value, DTYPES[step.datatype])
             value = np.broadcast_to(value, step.shape or value.shape)
-            return each(lambda item: item.__setitem__(step.output, value)), source
+            return lambda item: item.__setitem__(step.output, value), source
         case _:
             function = _function(step)
-            return each(lambda item: item.__setitem__(target, function(item[source]))), target
+            return lambda item: item.__setitem__(target, function(item[source])), target
 
 
 def _function(step: BeforeStep) -> Callable[[Any], np.ndarray]:
@@ -104,17 +115,25 @@ def _function(step: BeforeStep) -> Callable[[Any], np.ndarray]:
             raise AssertionError(step)
 
 
-def each(function: Callable[[Item], None]) -> Apply:
-    """``function`` for each item; what it finds wrong is said with the item's index."""
+def run(steps: Sequence[OneItem | Together], items: Sequence[Item]) -> None:
+    """An item goes through as many steps as it can before the next one begins, so that of many photographs one at a
+    time is held in full. Raises `EngineError` (``invalid_input``) naming the item."""
+    for together, part in itertools.groupby(steps, lambda step: isinstance(step, Together)):
+        chain = list(part)
+        if together:
+            for step in chain:
+                step.apply(items)  # type: ignore[union-attr]
+        else:
+            each(items, *chain)  # type: ignore[arg-type]
 
-    def apply(items: Sequence[Item]) -> None:
-        for index, item in enumerate(items):
-            try:
+
+def each(items: Sequence[Item], *chain: OneItem) -> None:
+    for index, item in enumerate(items):
+        try:
+            for function in chain:
                 function(item)
-            except ValueError as error:
-                raise unreadable(index, error) from None
-
-    return apply
+        except ValueError as error:
+            raise unreadable(index, error) from None
 
 
 def unreadable(index: int, error: Exception) -> EngineError:
@@ -153,7 +172,7 @@ def _ranked(values: Any, rank: int) -> np.ndarray:
     return array
 
 
-def _image(step: DecodeImage | Resize | Crop, source: str, target: str) -> Apply:
+def _image(step: DecodeImage | Resize | Crop, source: str, target: str) -> OneItem:
     from engines.steps import image
     from engines.steps.geometry import Geometry
 
@@ -166,7 +185,7 @@ def _image(step: DecodeImage | Resize | Crop, source: str, target: str) -> Apply
         change = image.resize if isinstance(step, Resize) else image.crop
         item[target], item[GEOMETRY] = change(step, pixels, item.get(GEOMETRY) or Geometry(size, size))  # type: ignore[arg-type]
 
-    return each(apply)
+    return apply
 
 
 def _sound(step: DecodeAudio | Frame | MelSpectrogram) -> Callable[[Any], np.ndarray]:
@@ -181,14 +200,14 @@ def _sound(step: DecodeAudio | Frame | MelSpectrogram) -> Callable[[Any], np.nda
             return lambda sound: audio.mel_spectrogram(step, _ranked(sound, 1))
 
 
-def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[str]) -> Apply:
+def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[str]) -> Together:
     from engines.steps.text import TextTokenizer
 
     tokenizer = TextTokenizer(step, folder, wanted)
 
     def apply(items: Sequence[Item]) -> None:
         if step.pairs:
-            each(lambda item: item.__setitem__(source, tokenizer.pair(item[source])))(items)
+            each(items, lambda item: item.__setitem__(source, tokenizer.pair(item[source])))
         arrays, counts = tokenizer([item[source] for item in items])
         for index, item in enumerate(items):
             if not step.truncate and counts[index] > tokenizer.max_tokens:
@@ -198,4 +217,4 @@ def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[
             item.update({name: array[index] for name, array in arrays.items()})
             item[TOKENS] = counts[index]
 
-    return apply
+    return Together(apply)

@@ -34,7 +34,7 @@ class Steps:
         self._states = {spec.name: spec for spec in signature.inputs if spec.name in card.states}
         taken = [spec for spec in signature.inputs if spec.name not in self._states]
         wanted = {spec.name for spec in taken} | {mask for step in card.after if (mask := getattr(step, "mask", ""))}
-        self._before: list[inputs.Apply] = []
+        self._before: list[inputs.OneItem | inputs.Together] = []
         current = "item"
         for step in card.before:
             apply, current = inputs.build(step, step.input or current, folder, wanted)
@@ -72,8 +72,7 @@ class Steps:
         if unknown := set(names) - set(self._answers):
             raise EngineError("invalid_input", f"there is no output {unknown.pop()}", field="outputs")
         kept = self._unwrap(items)
-        for apply in self._before:
-            apply(kept)
+        inputs.run(self._before, kept)
         taken = self._take(kept)
         answers: list[dict[str, np.ndarray]] = []
         order: list[int] = []
@@ -183,9 +182,9 @@ class Steps:
         if self._example is None:
             return None
         items = self._unwrap([self._example])
-        for place, apply in enumerate(self._before):
+        for place, step in enumerate(self._before):
             try:
-                apply(items)
+                inputs.run([step], items)
             except EngineError as error:
                 problem = error.message.removeprefix("item[0]: ")
                 raise refuse(f"card.before[{place}]", f"an example does not pass: {problem}") from None

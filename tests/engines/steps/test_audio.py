@@ -6,6 +6,8 @@ import wave
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.io import wavfile
 from scipy.signal import resample_poly, stft
 
@@ -164,3 +166,20 @@ def test_logarithms_have_a_floor():
     assert audio.mel_spectrogram(MelSpectrogram(log="natural"), silent).max() == pytest.approx(np.log(1e-10), rel=1e-6)
     assert audio.mel_spectrogram(MelSpectrogram(log="decibel"), silent).max() == pytest.approx(-100)
     assert audio.mel_spectrogram(MelSpectrogram(center=False), silent[:10]).shape == (80, 1)
+
+
+@given(st.binary(max_size=80), st.binary(max_size=30))
+def test_no_file_does_anything_but_sound_or_be_refused(layout, samples):
+    chunks = b"fmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(samples)) + samples
+    for data in (layout, b"RIFF\0\0\0\0WAVE" + chunks, pcm([1, 2, 3], 16)[: len(layout)] + samples):
+        try:
+            sound = audio.decode(DecodeAudio(), data)
+        except ValueError:
+            continue
+        assert sound.ndim == 1 and sound.dtype == np.float32
+
+
+def test_odd_rates_cost_little():
+    """16,000 different phases, each used a few times."""
+    heard = audio.resample(tone(440, 44101), 44101, 16000)
+    np.testing.assert_allclose(heard[1600:-1600], tone(440, 16000)[1600:-1600], atol=2e-4)

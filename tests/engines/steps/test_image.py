@@ -5,6 +5,8 @@ import io
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from engines.card import Crop, DecodeImage, Resize
@@ -173,3 +175,18 @@ def test_parameters_of_a_card_reach_the_step():
     step = msgspec.convert({"step": "resize", "size": 5, "mode": "stretch", "filter": "nearest"}, Resize)
     pixels = picture()
     assert image.resize(step, pixels, plain(pixels))[0].shape == (5, 5, 3)
+
+
+@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
+def test_no_file_does_anything_but_show_or_be_refused(noise, place, form):
+    whole = FILES.setdefault(form, saved(picture(), form))
+    data = whole[:place] + noise + whole[place + len(noise) :]
+    try:
+        pixels, geometry = image.decode(DecodeImage(max_pixels=100_000), data)
+    except ValueError:
+        return
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    assert geometry.size == (pixels.shape[1], pixels.shape[0])
+
+
+FILES = {}
