@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import openai
 import pytest
+import tritonclient.http as triton
 from click.testing import CliRunner
 from PIL import Image
 
@@ -208,6 +209,22 @@ def test_magika_tells_files_apart_as_the_catalogue_describes_it(served, magika, 
     answer = served.post("/v1/classify", {"model": "magika", "input": given})
     assert [entry["label"] for entry in answer["data"]] == list(files)
     assert {entry["num_classes"] for entry in answer["data"]} == {214}
+
+
+def test_tritons_client_sends_items_and_gets_what_the_steps_give(served):
+    with triton.InferenceServerClient(served.url.removeprefix("http://")) as client:
+        given = triton.InferInput("item", [len(TEXTS)], "BYTES")
+        given.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object))
+        found = client.infer("embedder", [given])
+        expected = np.array([tiny_text.embedding(text) for text in TEXTS])
+        np.testing.assert_allclose(found.as_numpy("embedding"), expected, atol=1e-6)
+        assert found.as_numpy("tokens").tolist() == [2, 3, 1, 4]
+        wanted = [triton.InferRequestedOutput("label", binary_data=False)]
+        labels = client.infer("classifier", [given], outputs=wanted).as_numpy("label")
+        assert labels.shape == (4, 2) and labels[3, 0] == "positive"
+    body = {"inputs": [{"name": "item", "datatype": "BYTES", "shape": [1], "data": ["cat"]}]}
+    answer = served.http.post("/v2/models/nobody/infer", json=body)
+    assert answer.status_code == 404
 
 
 # --- describing ----------------------------------------------------------------------------------------------
