@@ -12,7 +12,7 @@ from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, InvalidInput, NotReady, PilothouseError, RouteNotFound
 from app.monitoring.metrics import reason_of
-from app.workers.client import TokenStream
+from app.workers.client import TokenStream, WorkerClient
 from engines.protocol import Embed, Embedded, Generate, Rank, Signature, TokenEvent, Tokenize, Tokens
 
 
@@ -126,6 +126,17 @@ class Dataplane:
             batch_rows=waiting.batch_rows,
         )
 
+    async def _replica(self, target: Target, key: int = 0) -> WorkerClient:
+        """One that takes the next sequence, also of what has replaced ``target`` meanwhile."""
+        assert target.pool is not None
+        try:
+            return await target.pool.take(key, target.timeout_s)
+        except NotReady:
+            now = self.table.get(target.route)
+            if now is None or now.pool is None or now.pool is target.pool:
+                raise
+            return await self._replica(now, key)
+
     def _replaced(self, target: Target) -> bool:
         """Whether something else serves its route by now."""
         now = self.table.get(target.route)
@@ -179,7 +190,7 @@ class Dataplane:
         ended = False
         stream: TokenStream | None = None
         try:
-            replica = await target.pool.take(prefix(request), target.timeout_s)
+            replica = await self._replica(target, prefix(request))
             stream = replica.generate(request, media)
             while not ended:
                 async with asyncio.timeout(
@@ -218,7 +229,7 @@ class Dataplane:
     async def tokenize(self, name: str, request: Tokenize) -> Tokens:
         target, _ = self.language(name)
         assert target.pool is not None
-        replica = await target.pool.take(0, target.timeout_s)
+        replica = await self._replica(target)
         return await replica.tokenize(request)
 
     async def embed(self, name: str, request: Embed | Rank, arrived: float) -> tuple[Embedded, memoryview]:
@@ -230,10 +241,10 @@ class Dataplane:
         assert target.pool is not None
         if isinstance(request, Rank) and target.language is not None and target.language.capabilities == ["embedding"]:
             return await items.by_cosine(lambda texts: self.embed(name, texts, arrived), request)
-        metrics, pool, cached = target.metrics, target.pool, 0
+        metrics, cached = target.metrics, 0
 
         async def run(wanted: Embed | Rank) -> tuple[Embedded, memoryview]:
-            replica = await pool.take(0, target.timeout_s)
+            replica = await self._replica(target)
             async with asyncio.timeout(target.timeout_s):
                 return await replica.embed(wanted)
 
