@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import msgspec
 
 from app.api.http import MOST_DIGITS, Request, Response
 from app.api.kserve import parameters
+from app.api.kserve.parameters import Place
 from app.api.kserve.service import Call
 from app.api.kserve.shared_memory import Regions
 from app.api.kserve.tensors import decode_json, encode_json, pack_numbers
@@ -38,14 +40,17 @@ class _Request(msgspec.Struct):
 
 
 AnyRequest = InferRequest | _Request
+_NOTHING_SAID: tuple[dict[str, Any], Place | None] = {}, None
+#: What may not be in the name of an entry of Server-Timing.
+_NO_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
 _numeric = msgspec.json.Decoder(_Request)
 _request = msgspec.json.Decoder(InferRequest)
 _response = msgspec.json.Encoder()
 
 
-def decode(request: Request, regions: Regions) -> tuple[AnyRequest, Call]:
-    """The request as it came, and as what it means; binary tensors are views of the body. Raises `InvalidInput`."""
-    length = request.header(HEADER_LENGTH)
+def decode(request: Request, length: bytes | None, regions: Regions) -> tuple[AnyRequest, Call]:
+    """The request as it came, and as what it means; binary tensors are views of the body. ``length`` is the header
+    `HEADER_LENGTH`. Raises `InvalidInput`."""
     binary = memoryview(b"")
     if length is not None:
         head = _header_length(length, len(request.body))
@@ -76,9 +81,12 @@ def decode(request: Request, regions: Regions) -> tuple[AnyRequest, Call]:
         tensors.append(Tensor(entry.name, entry.datatype, entry.shape, data))
     if position != len(binary):
         raise InvalidInput(f"{len(binary) - position} bytes follow the last binary input", field="inputs")
-    wanted = [parameters.wanted(output.name, output.parameters) for output in message.outputs]
-    route = request.params["model"], request.params.get("version", "")
-    return message, Call(route[0], tensors, wanted, message.parameters, message.id, route[1], request.arrived)
+    outputs = message.outputs
+    wanted = [parameters.wanted(output.name, output.parameters) for output in outputs] if outputs else []
+    path = request.params
+    return message, Call(
+        path["model"], tensors, wanted, message.parameters, message.id, path.get("version", ""), request.arrived
+    )
 
 
 def _header_length(text: bytes, body_bytes: int) -> int:
@@ -118,13 +126,9 @@ def _json(entry: InferInput | _Input) -> bytes:
     return decode_json(entry.name, entry.datatype, entry.data)
 
 
-def is_raw(request: Request) -> bool:
-    """Triton's raw binary request: a body that is one tensor and nothing else."""
-    return request.header(HEADER_LENGTH) == b"0" and bool(request.body)
-
-
 def decode_raw(request: Request, signature: Signature) -> tuple[AnyRequest, Call]:
-    """The body as the one input of a model that says all about it but one dimension at most. Raises `InvalidInput`."""
+    """Triton's raw binary request, whose JSON has length 0: the body as the one input of a model that says all about it
+    but one dimension at most. Raises `InvalidInput`."""
     if len(signature.inputs) != 1:
         raise InvalidInput(
             f"the model has {len(signature.inputs)} inputs: a body without a header is for one",
@@ -167,13 +171,15 @@ def _product(shape: list[int]) -> int:
 def encode(message: AnyRequest, call: Call, answer: Inference) -> Response:
     """JSON, or JSON followed by the binary outputs that were asked for. Raises `InvalidInput` for an output that has
     no form in JSON."""
-    asked: dict[str, dict[str, Any]] = {output.name: output.parameters for output in message.outputs}
-    places = {output.name: output.place for output in call.wanted if output.place is not None}
     default = parameters.flag(message.parameters, "binary_data_output") if message.parameters else False
+    asked: dict[str, tuple[dict[str, Any], Place | None]] = {}
+    if message.outputs:
+        pairs = zip(message.outputs, call.wanted, strict=True)
+        asked = {output.name: (output.parameters, wanted.place) for output, wanted in pairs}
     outputs, parts = [], []
     for tensor in answer.outputs:
-        own = asked.get(tensor.name)
-        if place := places.get(tensor.name):
+        own, place = asked.get(tensor.name, _NOTHING_SAID)
+        if place is not None:
             where = {"shared_memory_region": place.region, "shared_memory_byte_size": place.size_bytes}
             if place.offset:
                 where["shared_memory_offset"] = place.offset
@@ -188,7 +194,7 @@ def encode(message: AnyRequest, call: Call, answer: Inference) -> Response:
     header = _response.encode(InferResponse(target.route, str(target.version), outputs, message.id))
     timing = b"queue;dur=%.3f, compute;dur=%.3f" % (answer.queue_s * 1e3, answer.compute_s * 1e3)
     for step in answer.steps:
-        timing += b", %s;dur=%.3f" % (step.name.encode("ascii", "replace"), step.total_s * 1e3)
+        timing += b", %s;dur=%.3f" % (_NO_TOKEN.sub("_", step.name).encode(), step.total_s * 1e3)
     if not parts:
         return Response(header, headers=[(b"server-timing", timing)])
     return Response(

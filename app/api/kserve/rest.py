@@ -48,10 +48,11 @@ class Kserve:
     async def infer(self, request: Request) -> Response:
         service = self._service
         try:
-            if infer.is_raw(request):
+            length = request.header(infer.HEADER_LENGTH)
+            if length == b"0" and request.body:
                 message, call = infer.decode_raw(request, signature(service.target(*_named(request))))
             else:
-                message, call = infer.decode(request, service.regions)
+                message, call = infer.decode(request, length, service.regions)
         except Exception:
             service.refused(request.params["model"], time.perf_counter() - request.arrived)
             raise

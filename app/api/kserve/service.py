@@ -101,17 +101,17 @@ class Service:
         if call.version:
             self.target(call.model, call.version)
         ask = parameters.ask(call.inputs, call.wanted, call.parameters, call.arrived, call.timeout_s)
-        special = [output for output in call.wanted if output.classes or output.place]
-        for output in special:
+        if not call.wanted and not self.trace.active:
+            return await self._dataplane.infer(call.model, ask)
+        special = {output.name: output for output in call.wanted if output.classes or output.place}
+        for output in special.values():
             if output.place:
                 self.regions.check(output.place)
-        queued = time.perf_counter() if self.trace.active else 0.0
+        queued = time.perf_counter()
         answer = await self._dataplane.infer(call.model, ask)
         if self.trace.active:
-            self.trace.record(call.id, answer, call.arrived, queued or call.arrived)
-        if special:
-            answer.outputs = self._dress(answer, {output.name: output for output in special})
-        return answer
+            self.trace.record(call.id, answer, call.arrived, queued)
+        return replace(answer, outputs=self._dress(answer, special)) if special else answer
 
     def refused(self, model: str, total_s: float = 0.0) -> None:
         """Count a request that was not even understood, so that the statistics of ``model`` add up."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
+from app.dataplane.tensors import SIZES, Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput
 
 DTYPES = {
@@ -83,7 +83,7 @@ def encode_json(tensor: Tensor) -> Sequence[Any]:
     """Flat, in C order; what JSON cannot hold (NaN, infinity) becomes null. Raises `InvalidInput` for what has no
     form in JSON: BF16, and bytes that are no UTF-8."""
     if code := _CODES.get(tensor.datatype):
-        return struct.unpack(f"<{len(tensor.data) // struct.calcsize(code)}{code}", tensor.data)
+        return struct.unpack(f"<{len(tensor.data) // SIZES[tensor.datatype]}{code}", tensor.data)
     where = f"outputs.{tensor.name}.parameters.binary_data"
     if tensor.datatype != "BYTES":
         raise InvalidInput(

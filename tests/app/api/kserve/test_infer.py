@@ -22,7 +22,7 @@ from engines.protocol import Signature, TensorSpec
 
 def decode(asked):
     asked.params = {"model": "m"}
-    message, call = infer.decode(asked, Regions())
+    message, call = infer.decode(asked, asked.header(infer.HEADER_LENGTH), Regions())
     return message, call.inputs
 
 
@@ -256,9 +256,8 @@ def test_nan_and_infinity_are_null_in_json():
 
 
 def raw(body, *specs, batched=True):
-    asked = request(body, inference_header_content_length=0)
+    asked = request(body)
     asked.params = {"model": "m"}
-    assert infer.is_raw(asked)
     message, call = infer.decode_raw(asked, Signature(list(specs), [], batched))
     assert message.parameters == {"binary_data_output": True}
     return call.inputs[0]
