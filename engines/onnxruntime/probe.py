@@ -23,7 +23,7 @@ BUDGET_S = 5.0
 #: What an axis of unknown length might be, the likeliest first: words, pixels, samples.
 LENGTHS = (8, 1, 16, 64, 224, 512, 576, 32, 128, 256, 384, 640, 1024, 3000, 16000)
 _MOST_LENGTHS = 48
-#: Inputs of one row that have more elements than this are not tried.
+#: Lengths with which one row has more elements than this are not tried.
 _MOST_ELEMENTS = 1 << 22
 _NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.])")
 #: Largest difference between a row in a batch and the same row alone, as a share of the largest value.
@@ -126,12 +126,13 @@ def _search(runner: _Runner, inputs: Sequence[TensorSpec], layout: Layout, quant
     """Lengths of the free axes with which one row runs, and its answer."""
     groups = free_axes(inputs, layout)
     waiting = [dict.fromkeys(groups, length) for length in LENGTHS] if groups else [{}]
+    most = max(_MOST_ELEMENTS, row_size(inputs, layout, dict.fromkeys(groups, 1)))
     error = ""
     tried: list[dict[str, int]] = []
     kinds: set[str] = set()
     while waiting and len(tried) < _MOST_LENGTHS:
         lengths = waiting.pop(0)
-        if lengths in tried or row_size(inputs, layout, lengths) > _MOST_ELEMENTS:
+        if lengths in tried or row_size(inputs, layout, lengths) > most:
             continue
         tried.append(lengths)
         for variant in VARIANTS if any(spec.datatype[0] in "IUB" for spec in inputs) else VARIANTS[:1]:
@@ -144,7 +145,7 @@ def _search(runner: _Runner, inputs: Sequence[TensorSpec], layout: Layout, quant
                 if (kind := _NUMBER.sub("#", failed.message)) not in kinds:
                     kinds.add(kind)
                     waiting = [*_hints(failed.message, lengths), *waiting]
-    raise _NotBatched(f"the probe could not run the model ({error or 'its inputs are too large'})")
+    raise _NotBatched(f"the probe could not run the model ({error})")
 
 
 def _hints(message: str, lengths: Mapping[str, int]) -> Iterator[dict[str, int]]:

@@ -142,6 +142,21 @@ def test_axes_of_equal_name_have_equal_lengths_and_others_are_found_one_by_one()
     assert all(first == second for first, second, _ in seen)
 
 
+def test_large_fixed_inputs_are_tried_but_guesses_that_make_them_large_are_not():
+    sizes = []
+
+    def run(feeds):
+        sizes.append(feeds["x"].size)
+        if feeds["x"].shape[-1] < 4096:
+            raise EngineError("invalid_input", "too short")
+        return {"y": feeds["x"]}
+
+    assert probe(run, [TensorSpec("x", "FP32", [-1, 1100, 4096])], [Y]).batched
+    sizes.clear()
+    assert not probe(run, [TensorSpec("x", "FP32", [-1, 1100, -1])], [Y]).batched
+    assert max(sizes) <= 1 << 22
+
+
 def test_where_no_length_runs_it_is_served_unbatched_and_the_error_is_told():
     def run(feeds):
         raise EngineError("invalid_input", "the stars are wrong")
