@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.dataplane import cache_key, cache_store
+from app.dataplane import cache_key, cache_store, items
 from app.dataplane.batcher import Batcher, Batching, BatchSeen
 from app.dataplane.cache_key import Keys
 from app.dataplane.pool import Pool
@@ -127,7 +127,8 @@ class Serving:
         self._metrics.batch(batch.rows, batch.compute_s, int(time.time() * 1000))
         outputs = batch.outputs
         if outputs and self._classifies:
-            found = top_confidence(outputs[0].datatype, outputs[0].shape, outputs[0].data)
+            found = items.confidence(self.plan.load.card, outputs)
+            found = found or top_confidence(outputs[0].datatype, outputs[0].shape, outputs[0].data)
             if found is not None:
                 self._metrics.confidence(*found)
 

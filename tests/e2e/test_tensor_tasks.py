@@ -211,6 +211,14 @@ def test_magika_tells_files_apart_as_the_catalogue_describes_it(served, magika, 
     assert {entry["num_classes"] for entry in answer["data"]} == {214}
 
 
+def test_how_sure_a_model_is_of_items_is_watched(served):
+    assert served.deploy("digits", "sure")["state"] == "ready"
+    body = {"model": "sure", "input": [{"image": picture(np.zeros((8, 8)), 8)}]}
+    best = served.post("/v1/classify", body)["data"][0]["scores"][0]["score"]
+    sample = served.wait("metrics", "sure", lambda now: now["confidence"] is not None)
+    assert sample["confidence"] == pytest.approx(best, abs=1e-3)
+
+
 def test_tritons_client_sends_items_and_gets_what_the_steps_give(served):
     with triton.InferenceServerClient(served.url.removeprefix("http://")) as client:
         given = triton.InferInput("item", [len(TEXTS)], "BYTES")
