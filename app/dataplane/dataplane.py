@@ -228,7 +228,6 @@ class Dataplane:
 
     async def tokenize(self, name: str, request: Tokenize) -> Tokens:
         target, _ = self.language(name)
-        assert target.pool is not None
         replica = await self._replica(target)
         return await replica.tokenize(request)
 
@@ -238,7 +237,6 @@ class Dataplane:
         if tensor is not None and tensor.batcher is not None:
             return await items.embed(self.infer, tensor, request, arrived)
         target, _ = self.language(name)
-        assert target.pool is not None
         if isinstance(request, Rank) and target.language is not None and target.language.capabilities == ["embedding"]:
             return await items.by_cosine(lambda texts: self.embed(name, texts, arrived), request)
         metrics, cached = target.metrics, 0
