@@ -1,6 +1,6 @@
 import pytest
 
-from app.deployments.options import CACHE_TYPES, OPTIONS, check
+from app.deployments.options import CACHE_TYPES, OPTIONS, check, check_replicas
 from app.errors import InvalidInput
 
 
@@ -91,3 +91,25 @@ def test_every_default_may_be_given():
 
 def test_echo_takes_anything_it_is_told():
     assert check({"crash_on": 13, "sequences": 2}, "echo") == {"crash_on": 13, "sequences": 2}
+
+
+def test_instances_are_replicas():
+    assert check_replicas({"instances": 3, "threads": 2}, 1, 64) == ({"threads": 2}, 3)
+    assert check_replicas({"threads": 2}, 4, 64) == ({"threads": 2}, 4)
+    assert check_replicas({"instances": 2}, 2, 64) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "replicas", "field"),
+    [
+        ({"instances": 2}, 3, "settings.instances"),
+        ({"instances": True}, 1, "settings.instances"),
+        ({"instances": "2"}, 1, "settings.instances"),
+        ({"instances": 65}, 1, "settings.instances"),
+        ({}, 0, "replicas"),
+    ],
+)
+def test_replicas_that_cannot_be_name_the_field(settings, replicas, field):
+    with pytest.raises(InvalidInput) as caught:
+        check_replicas(settings, replicas, 64)
+    assert caught.value.field == field

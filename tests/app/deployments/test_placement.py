@@ -1,7 +1,7 @@
 import pytest
 
-from app.deployments.placement import Piece, decide, memory_bytes
-from app.errors import InsufficientMemory
+from app.deployments.placement import Piece, decide, decide_each, fit, memory_bytes
+from app.errors import InsufficientMemory, InvalidInput
 from app.schema.manage import Cpu, Gpu, Hardware
 from engines.selection import Device, Installed
 
@@ -95,3 +95,64 @@ def test_what_does_not_fit_says_what_to_lower():
             device="auto",
         )
     assert "context_tokens" in caught.value.hint
+
+
+def gpus(*free_bytes, cpu_free_bytes=64 << 30):
+    hardware = machine(cpu_free_bytes, 0)
+    hardware.gpus = [
+        Gpu(index=n, uuid=f"G{n}", name="RTX", memory_total_bytes=size, memory_used_bytes=0)
+        for n, size in enumerate(free_bytes)
+    ]
+    return hardware
+
+
+FIXED = {"context_tokens": 4096}  # else it gives way where memory is short
+
+
+def decided(device, hardware, **more):
+    return decide_each("gguf", [GEMMA], FIXED, LLAMACPP, hardware, engine="auto", device=device, **more)
+
+
+def test_several_devices_are_one_decision_with_a_candidate_for_each():
+    decision, chosen = decided("cuda:0, cuda:1", gpus(24 << 30, 24 << 30))
+    assert [candidate.device for candidate in chosen] == ["cuda:0", "cuda:1"]
+    assert [(c.device, c.chosen) for c in decision.candidates] == [("cuda:0", True), ("cuda:1", True)]
+    assert decision.reason.startswith("one queue for 2 devices")
+
+
+def test_one_device_or_the_same_twice_is_decided_as_before():
+    hardware = gpus(24 << 30, 24 << 30)
+    assert decided("auto", hardware) == decided_once("auto", hardware)
+    assert decided("cuda:1,cuda:1", hardware) == decided_once("cuda:1", hardware)
+
+
+def decided_once(device, hardware):
+    decision, chosen = decide("gguf", [GEMMA], FIXED, LLAMACPP, hardware, engine="auto", device=device)
+    return decision, [chosen]
+
+
+def test_auto_is_no_device_among_others_and_each_must_be_there():
+    with pytest.raises(InvalidInput, match="auto is one device"):
+        decided("cuda:0,auto", gpus(1))
+    with pytest.raises(InvalidInput, match="no device 'cuda:7'"):
+        decided("cuda:0,cuda:7", gpus(24 << 30))
+
+
+def test_what_the_present_workers_hold_counts_as_free_for_what_replaces_them():
+    _, [before] = decided("auto", gpus(24 << 30))
+    full = gpus(before.memory_bytes - 1)
+    assert decided("auto", full)[1][0].device == "cpu"
+    _, chosen = decided("auto", full, returned_bytes={"cuda:0": 1 << 20})
+    assert chosen[0].device == "cuda:0"
+    assert not fit(chosen, 1, full)
+
+
+def test_whether_replicas_fit_counts_each_device_by_itself():
+    _, chosen = decided("cuda:0,cuda:1", gpus(24 << 30, 24 << 30))
+    need = chosen[0].memory_bytes
+    assert fit(chosen, 2, gpus(need, need))
+    assert not fit(chosen, 3, gpus(need, need))  # the third goes to the first device again
+    assert fit(chosen, 3, gpus(2 * need, need))
+    unknown = gpus(need, need)
+    unknown.gpus[0].memory_used_bytes = None
+    assert fit(chosen, 9, gpus(5 * need, 4 * need)) and fit(chosen, 3, unknown)
