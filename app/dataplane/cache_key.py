@@ -24,9 +24,8 @@ _pack = msgspec.msgpack.Encoder().encode
 def identity(digest: str, parts: Mapping[str, str], load: Load, ready: Ready) -> bytes:
     """Of everything but the request that an answer depends on. ``digest`` is that of the version (files and card),
     ``parts`` those of what is loaded beside it, by name; threads and the number of a device change no answer."""
-    settings = {key: value for key, value in load.settings.items() if not key.startswith("response_cache")}
     engine = (ready.engine, ready.engine_version, ready.provider, ready.device.partition(":")[0])
-    return _json.encode([_FORMAT, digest, sorted(parts.items()), sorted(load.files), load.card, engine, settings])
+    return _json.encode([_FORMAT, digest, sorted(parts.items()), sorted(load.files), load.card, engine, load.settings])
 
 
 class Keys:

@@ -16,6 +16,8 @@ from app.workers.supervisor import Plan
 from engines.protocol import Load
 from engines.selection import ENGINES
 
+#: Settings of a deployment that no engine is told of, or not as a setting.
+_NOT_THE_ENGINES = {"threads", "request_timeout_s", "response_cache", "response_cache_mb", "response_cache_ttl_s"}
 BOTH_DO_NOT_FIT = "what served before is stopped first: there is no memory for both"
 
 
@@ -71,7 +73,7 @@ class Planner:
             places = [
                 _Place(self._interpreter(entry.engine, entry.runtime), entry.engine, entry.device) for entry in chosen
             ]
-        settings = {key: value for key, value in spec.settings.items() if key != "threads"}
+        settings = {key: value for key, value in spec.settings.items() if key not in _NOT_THE_ENGINES}
         if spec.draft:
             settings.setdefault("speculative", "draft")
         cache_folder = await self._cache_folder(spec, version)

@@ -137,7 +137,7 @@ def test_only_what_leaves_nothing_to_chance_is_kept(sampling, expected):
 
 # --- what a deployment is --------------------------------------------------------------------------------
 
-LOAD = Load("onnxruntime", "/a/model.onnx", "cuda:0", settings={"sequences": 4, "response_cache_mb": 1})
+LOAD = Load("onnxruntime", "/a/model.onnx", "cuda:0", settings={"sequences": 4, "pooling": "mean"})
 READY = Ready("onnxruntime", "1.23", "cuda:0", "CUDAExecutionProvider")
 
 
@@ -165,7 +165,7 @@ def test_what_changes_no_answer_is_not():
     same = [
         of(threads=3),
         of(path="/elsewhere/model.onnx"),
-        of(settings={"response_cache_mb": 2, "sequences": 4}),
+        of(settings={"pooling": "mean", "sequences": 4}),
         of(ready=msgspec.structs.replace(READY, device="cuda:1", memory_bytes=5)),
     ]
     assert {of(), *same} == {of()}
