@@ -11,7 +11,7 @@ import numpy as np
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
-from app.errors import InvalidInput, PilothouseError
+from app.errors import EngineFailed, InvalidInput, PilothouseError
 from engines.card import Argmax, Card, Labels, Nms, Sigmoid, Softmax, TokenizeText, TopK
 from engines.protocol import Embed, Embedded, Rank, Signature
 
@@ -126,7 +126,7 @@ def classes(target: Target, outputs: dict[str, Tensor], count: int) -> list[Clas
     """Read the answer of steps that end in labels, or in a score for each class."""
     top = next((step for step in reversed(target.card.after) if isinstance(step, TopK)), None)
     if top is not None and top.label in outputs:
-        names, scores = _texts(outputs[top.label]), _floats(outputs[top.score])
+        names, scores = _texts(outputs[top.label]), _finite(outputs[top.score])
         width = len(names) // count
         return [
             list(zip(names[row * width : (row + 1) * width], scores[row].tolist(), strict=True)) for row in range(count)
@@ -135,7 +135,7 @@ def classes(target: Target, outputs: dict[str, Tensor], count: int) -> list[Clas
     if found is not None:
         names = _texts(found) if found.datatype == "BYTES" else [str(index) for index in _whole(found)]
         return [[(name, None)] for name in names]
-    scores = _floats(next(tensor for tensor in outputs.values() if tensor.datatype in _FLOATS))
+    scores = _finite(next(tensor for tensor in outputs.values() if tensor.datatype in _FLOATS))
     names = labels(target)
     named = [names[index] if index < len(names) else str(index) for index in range(scores.shape[1])]
     order = np.argsort(-scores, axis=1, kind="stable")
@@ -176,7 +176,7 @@ async def embed(infer: Infer, target: Target, request: Embed | Rank, arrived: fl
         return await by_cosine(lambda texts: embed(infer, target, texts, arrived), request)
     asked = [json.dumps([request.query, text]).encode() for text in request.documents]
     outputs = (await ask(infer, target, asked, arrived, lambda index: f"documents[{index}]")).outputs
-    scores = _floats(next(tensor for tensor in outputs if tensor.name != "tokens"))
+    scores = _finite(next(tensor for tensor in outputs if tensor.name != "tokens"))
     if scores.shape[1] != 1:
         raise InvalidInput(
             f"the steps of {target.route} give {scores.shape[1]} scores for a pair, ranking needs one",
@@ -191,7 +191,7 @@ async def embed_items(
 ) -> tuple[Embedded, memoryview]:
     """FP32 [items, width], each of length 1 (or all zeros). What is refused is named ``input[i]``."""
     outputs = (await ask(infer, target, items, arrived, lambda index: f"input[{index}]")).outputs
-    values = _floats(next(tensor for tensor in outputs if tensor.name == EMBEDDING))
+    values = _finite(next(tensor for tensor in outputs if tensor.name == EMBEDDING))
     length = np.linalg.norm(values, axis=1, keepdims=True)
     values = np.divide(values, length, out=np.zeros_like(values), where=length > 0)
     return Embedded(0, _tokens(outputs, len(items)), values.shape[1]), memoryview(values.tobytes())
@@ -219,6 +219,17 @@ def _floats(tensor: Tensor) -> np.ndarray:
     """FP32 [first axis, all others]."""
     values = np.frombuffer(tensor.data, _FLOATS[tensor.datatype]).astype(np.float32, copy=False)
     return values.reshape(tensor.shape[0], -1)
+
+
+def _finite(tensor: Tensor) -> np.ndarray:
+    """As `_floats`. Raises `EngineFailed` where JSON has no such numbers."""
+    values = _floats(tensor)
+    if not np.isfinite(values).all():
+        raise EngineFailed(
+            f"the model answered with {tensor.name} that are no numbers (NaN or infinite)",
+            hint="look at its tensors on /v2; a model in FP16 may overflow",
+        )
+    return values
 
 
 def _whole(tensor: Tensor) -> list[int]:

@@ -6,7 +6,7 @@ import pytest
 
 from app.dataplane import items
 from app.dataplane.inference import Ask
-from app.errors import InvalidInput
+from app.errors import EngineFailed, InvalidInput
 from engines.card import Card
 from engines.protocol import Embed, Rank, Signature, TensorSpec
 from tests.support.item_models import ItemModels, tensor
@@ -173,6 +173,16 @@ async def test_what_the_worker_refuses_is_named_as_the_caller_knows_it(models, r
         await models.embed(route, Rank(0, "q", ["a", "b"]), 0.0)
     assert caught.value.field == field
     assert caught.value.message == f"{field}: the text has 999 tokens"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+async def test_what_is_no_number_is_no_answer(models, value):
+    models.serve("net", EMBEDDER, lambda given: {"embedding": np.full((len(given), 2), value)})
+    models.serve("scores", {"item": "row", "after": [{"step": "softmax"}]}, lambda given: {"y": np.array([[value, 1]])})
+    with pytest.raises(EngineFailed, match="embedding"):
+        await models.embed("net", Embed(0, ["a"]), 0.0)
+    with pytest.raises(EngineFailed, match="y"):
+        await classify(models, "scores", [b"[]"])
 
 
 async def test_tokens_are_refused_by_their_place(models):
