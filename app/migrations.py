@@ -46,3 +46,9 @@ def create_responses(db: sqlite_utils.Database) -> None:
 def add_cards(db: sqlite_utils.Database) -> None:
     """What is declared about a version, as JSON."""
     db["versions"].add_column("card", str)  # type: ignore[union-attr]
+
+
+@migrations()
+def add_spec_before(db: sqlite_utils.Database) -> None:
+    """What served a route when another declaration was accepted, as JSON; none once that has taken over."""
+    db["deployments"].add_column("before", str)  # type: ignore[union-attr]

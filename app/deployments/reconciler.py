@@ -20,27 +20,24 @@ from app.clock import timestamp
 from app.dataplane.dataplane import Dataplane
 from app.dataplane.routing import Table, Target
 from app.db import Store
-from app.deployments import lifecycle, options, parts, pipelines
+from app.deployments import declaration, lifecycle, parts, pipelines
 from app.deployments.generation import Generation, Line, problem_of
-from app.deployments.pipeline_serving import ENGINE, PipelineServing
+from app.deployments.pipeline_serving import PipelineServing
 from app.deployments.planner import Planner
 from app.deployments.serving import Serving
-from app.errors import Conflict, EngineUnavailable, InvalidInput, NotFound, NotReady, PilothouseError
+from app.errors import Conflict, EngineUnavailable, NotFound, NotReady, PilothouseError
 from app.events import Bus
 from app.monitoring.metrics import Metrics
 from app.monitoring.sampler import Sampler
-from app.registry import cards
-from app.registry.names import check_name, split_reference
+from app.registry.names import split_reference
 from app.registry.registry import Registry
 from app.schema.manage import Decision, Deployment, DeploymentSpec
 from app.settings import Settings
 from app.workers.probe import Prober
 from app.workers.runtimes import Runtimes
-from engines.selection import ENGINES
 
 log = logging.getLogger(__name__)
 
-MOST_REPLICAS = 64
 DESCRIBED_ANEW = "The model was described anew since it was started; deploy {} again to take that up."
 _SETTLED = ("ready", "failed", "stopped", "idle")
 
@@ -67,6 +64,7 @@ class Reconciler:
         self._lines: dict[str, Line] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._pipelining = asyncio.Lock()
+        self._forgetting: set[asyncio.Task[Any]] = set()
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -138,13 +136,20 @@ class Reconciler:
         for row in rows:
             route, spec = row["route"], msgspec.json.decode(row["spec"], type=DeploymentSpec)
             decision = msgspec.json.decode(row["decision"], type=Decision) if row["decision"] else None
-            generation = Generation(self._declared(route, spec, row["created"]))
+            generation = self._declared(route, spec, row["created"])
             generation.deployment.decision = decision
-            self._lines[route] = Line(generation)
+            self._lines[route] = line = Line(generation)
+            if row["before"]:  # the change had not taken over: it is tried again, beside what served
+                before = msgspec.json.decode(row["before"], type=DeploymentSpec)
+                line.current, line.next = (
+                    self._declared(route, before, row["created"]),
+                    generation,
+                )
         for route, line in list(self._lines.items()):
             self._show(route)
-            if not line.current.spec.stopped:
-                self._begin(route, line.current)
+            for generation in filter(None, (line.current, line.next)):
+                if not generation.spec.stopped:
+                    self._begin(route, generation)
 
     async def put(self, route: str, spec: DeploymentSpec, *, temporary: bool = False) -> Deployment:
         """Declare ``route``; answers when that is stored, while the workers still start. What serves now goes on until
@@ -155,7 +160,8 @@ class Reconciler:
         # Two pipelines that are declared at once must not make a circle.
         one_pipeline = self._pipelining if spec.pipeline is not None else contextlib.nullcontext()
         async with one_pipeline, self._locks.setdefault(route, asyncio.Lock()):
-            spec = self._checked(route, spec)
+            uses = self._uses() | {route: frozenset[str]()}
+            spec = declaration.check(self._registry, route, spec, self._dataplane.table, uses)
             line = self._lines.get(route)
             before = line.current.deployment if line is not None else None
             if before is not None and temporary and not before.temporary:
@@ -165,6 +171,7 @@ class Reconciler:
                 return before
             back = line is not None and not same and self._is(line.current, spec)
             created = before.created if before is not None else timestamp()
+            beside = line is not None and line.current.serves and not (same or back or temporary or spec.stopped)
             if not temporary:
                 decision = line.current.deployment.decision if line is not None and (same or back) else None
                 row = {
@@ -172,6 +179,7 @@ class Reconciler:
                     "spec": msgspec.json.encode(spec).decode(),
                     "decision": msgspec.json.encode(decision).decode() if decision is not None else None,
                     "created": created,
+                    "before": msgspec.json.encode(line.current.spec).decode() if line is not None and beside else None,
                 }
                 await self._store.run(lambda db: _upsert(db, row))
             if before is not None and same:
@@ -184,11 +192,11 @@ class Reconciler:
             if back:
                 self._show(route)
                 return self.get(route)
-            generation = Generation(self._declared(route, spec, created))
+            generation = self._declared(route, spec, created)
             generation.deployment.temporary = temporary
             if line is None:
                 self._lines[route] = Line(generation)
-            elif line.current.serves and not temporary and not spec.stopped:
+            elif beside:
                 line.current.deployment.temporary = False
                 line.next = generation
             else:
@@ -226,7 +234,7 @@ class Reconciler:
             deployment = line.current.deployment
             if (deployment.model, deployment.version) == (name, version) and line.current.spec.pipeline is None:
                 if deployment.state == "stopped":
-                    fresh = self._declared(route, line.current.spec, deployment.created)
+                    fresh = declaration.view(self._registry, route, line.current.spec, deployment.created)
                     deployment.task, deployment.labels = fresh.task, fresh.labels
                 self._show(route)
 
@@ -260,7 +268,7 @@ class Reconciler:
     async def stop(self) -> None:
         """End all workers at once, with what they hold; what is declared stays declared."""
         ends = (self._end(route, drain_s=0) for route in list(self._lines))
-        for error in filter(None, await asyncio.gather(*ends, return_exceptions=True)):
+        for error in filter(None, await asyncio.gather(*ends, *self._forgetting, return_exceptions=True)):
             log.error("a deployment did not end cleanly", exc_info=error)
 
     def refresh(self) -> None:
@@ -273,49 +281,10 @@ class Reconciler:
             if serving is not None and deployment.memory_bytes != serving.memory_bytes and deployment.state == "ready":
                 self._show(route)
 
-    # --- checking -------------------------------------------------------------------------------------
+    # --- doing ----------------------------------------------------------------------------------------
 
-    def _checked(self, route: str, spec: DeploymentSpec) -> DeploymentSpec:
-        """``spec`` with everything pinned, if it can be. Raises `PilothouseError`."""
-        check_name(route)
-        if spec.pipeline is not None:
-            return self._checked_pipeline(route, spec)
-        if not spec.model:
-            raise InvalidInput("there is neither a model nor a pipeline", hint="name one of them", field="model")
-        model, version = self._registry.resolve(spec.model if spec.version is None else f"{spec.model}@{spec.version}")
-        engine = ENGINES.get(version.format, (spec.engine, ""))[0]
-        settings, replicas = options.check_replicas(spec.settings, spec.replicas, MOST_REPLICAS)
-        if (devices := len({name.strip() for name in spec.device.split(",")})) > replicas:
-            raise InvalidInput(
-                f"{replicas} replicas cannot use {devices} devices", hint=f"set replicas to {devices}", field="replicas"
-            )
-        spec = msgspec.structs.replace(
-            spec,
-            model=model.name,
-            version=version.version,
-            replicas=replicas,
-            settings=options.check(settings, engine),
-        )
-        return parts.check(self._registry, spec, version)
-
-    def _checked_pipeline(self, route: str, spec: DeploymentSpec) -> DeploymentSpec:
-        assert spec.pipeline is not None
-        plain = DeploymentSpec(pipeline=spec.pipeline, stopped=spec.stopped, settings=spec.settings)
-        if spec != plain:
-            raise InvalidInput(
-                "a pipeline has no model, engine, device, replicas or parts of its own",
-                hint="set them on the routes that it calls",
-                field="pipeline",
-            )
-        for key in spec.settings:
-            if key != "request_timeout_s":
-                raise InvalidInput(
-                    f"{key} is not a setting of a pipeline",
-                    hint="set it on the routes that it calls; request_timeout_s is one of a pipeline",
-                    field=f"settings.{key}",
-                )
-        pipelines.check(route, spec.pipeline, self._dataplane.table, self._uses() | {route: frozenset()})
-        return msgspec.structs.replace(spec, settings=options.check(spec.settings, ENGINE))
+    def _declared(self, route: str, spec: DeploymentSpec, created: str) -> Generation:
+        return Generation(declaration.view(self._registry, route, spec, created))
 
     def _is(self, generation: Generation, spec: DeploymentSpec) -> bool:
         """Whether it is what ``spec`` asks for, or is on its way there."""
@@ -329,34 +298,8 @@ class Reconciler:
         """Whether the card, or a file beside the model, has changed since its workers were started."""
         if not isinstance(generation.serving, Serving):
             return False
-        try:
-            _, version = self._registry.resolve(f"{generation.spec.model}@{generation.spec.version}")
-        except NotFound:
-            return False
-        return generation.serving.plan.digest != cards.identity(version)
-
-    # --- doing ----------------------------------------------------------------------------------------
-
-    def _declared(self, route: str, spec: DeploymentSpec, created: str) -> Deployment:
-        deployment = Deployment(
-            route=route,
-            model=route,
-            version=1,
-            task="",
-            spec=spec,
-            state="stopped",
-            created=created,
-            since=timestamp(),
-        )
-        if spec.pipeline is not None:
-            deployment.engine = ENGINE
-            return deployment
-        deployment.model, deployment.version = spec.model, spec.version or 0
-        with contextlib.suppress(NotFound):  # removed behind our back; the start will say so
-            model, version = self._registry.resolve(f"{spec.model}@{spec.version}")
-            deployment.task, deployment.precision = model.task, version.precision
-            deployment.labels = cards.labels_of(version)
-        return deployment
+        identity = declaration.identity(self._registry, generation.spec)
+        return identity is not None and generation.serving.plan.digest != identity
 
     def _begin(self, route: str, generation: Generation) -> None:
         self._step(generation, "start")
@@ -369,9 +312,8 @@ class Reconciler:
             generation.starting = asyncio.create_task(self._start(route, generation), name=f"start {route}")
 
     async def _start(self, route: str, generation: Generation) -> None:
-        deployment = generation.deployment
+        deployment, line = generation.deployment, self._lines[route]
         try:
-            line = self._lines[route]
             present = line.current.serving if line.next is generation else None
             remembered = deployment.decision if deployment.error is None else None
             planned = await self._planner.plan(generation.spec, remembered, present.held_bytes if present else {})
@@ -381,6 +323,8 @@ class Reconciler:
                 error = PilothouseError(f"it could not be started: {error!r}", hint="the log has the details")
             deployment.error = problem_of(error)
             self._step(generation, "give_up")
+            if line.current is generation and line.next is not None and line.next.alive:
+                self._promote(route)
             self._show(route)
             return
         if planned.decision != deployment.decision:
@@ -429,6 +373,13 @@ class Reconciler:
         after = line.current.deployment
         log.info("deployment %s: %s@%s takes over", route, after.model, after.version)
         self._show(route)  # first: from now on nothing enters what was before
+        if not after.temporary:
+            forget = self._store.run(
+                lambda db: db.execute("UPDATE deployments SET before = NULL WHERE route = ?", [route])
+            )
+            task = asyncio.create_task(forget, name=f"forget {route}")
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
         return self._leave(route, before)
 
     def _leave(self, route: str, generation: Generation, drain_s: float | None = None) -> "asyncio.Task[None]":

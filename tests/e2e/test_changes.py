@@ -77,6 +77,25 @@ def test_a_change_that_fails_leaves_what_serves_and_says_the_way_back(daemon, ec
     assert len(daemon.workers()) == 1
 
 
+def test_what_served_beside_a_failed_change_serves_again_after_a_kill(daemon, echo_model):
+    daemon.pull(echo_model())
+    daemon.deploy("echo", settings={"max_batch_size": 3})
+    daemon.put(ROUTE, {"model": "echo", "settings": {"load_error": "bad_model"}})
+    assert daemon.settled("echo")["pending"]["state"] == "failed"
+    daemon.kill()
+    daemon.start()
+    state = daemon.settled("echo")
+    assert (state["state"], state["pending"]["state"]) == ("ready", "failed")
+    assert state["spec"]["settings"] == {"load_error": "bad_model"}
+    assert ask(daemon).status_code == 200
+    taken = daemon.deploy("echo", settings={"max_batch_size": 5})
+    assert taken["pending"] is None
+    daemon.kill()
+    daemon.start()
+    assert daemon.settled("echo")["spec"]["settings"] == {"max_batch_size": 5}
+    assert len(daemon.workers()) == 1
+
+
 def test_a_change_is_superseded_by_the_next(daemon, echo_model):
     daemon.pull(echo_model())
     before = daemon.deploy("echo")
