@@ -126,8 +126,8 @@ class Constant(Step, frozen=True, tag="constant"):
 
 
 class TokenizeText(Step, frozen=True, tag="tokenize"):
-    """A text -> INT64 `ids`, `mask`, `types` and `positions`, [tokens] each, padded to the longest of the batch; the
-    answer has their number as ``tokens``. What the model does not take is not computed for it."""
+    """A text -> INT64 `ids`, `mask`, `types` and `positions`, [tokens] each, texts of like length padded
+    together; the answer has their number as ``tokens``. What the model does not take is not computed for it."""
 
     file: str = "tokenizer.json"
     """Beside the model: a tokenizer as the `tokenizers` library saves it."""
@@ -143,7 +143,7 @@ class TokenizeText(Step, frozen=True, tag="tokenize"):
     prefix: str = ""
     """Before each text, as some embedding models want: ``passage: ``."""
     pad_id: int = -1
-    """-1: what the file says, or 0."""
+    """-1: what the file says, or 0; and a model that takes no `mask` sees no padding."""
     pad_multiple: Positive = 1
     """Lengths are rounded up to a multiple of it."""
     pad_to_max: bool = False

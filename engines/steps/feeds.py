@@ -65,28 +65,45 @@ def feed(spec: TensorSpec, value: str, batched: bool, rank: int | None, frames: 
     return Feed(spec, value, 0, spec.shape[1:])
 
 
-def as_datatype(value: Any, spec: TensorSpec) -> np.ndarray:
-    """Raises `ValueError` where that would lose something."""
-    if spec.datatype == "BYTES":
-        return _strings(value, spec.name)
+def numbers(value: Any) -> np.ndarray:
+    """Raises `ValueError` where ``value`` is something else."""
     if isinstance(value, str | bytes | dict):
         kind = {str: "a text", bytes: "a file", dict: "a JSON object"}[type(value)]
-        raise ValueError(f"the input {spec.name} takes numbers, not {kind}: declare a step that makes them")
+        raise ValueError(f"numbers are needed, not {kind}: declare a step that makes them")
     try:
         array = np.asarray(value)
     except ValueError:
         raise ValueError("the rows of the array have different lengths") from None
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"the input {spec.name} takes numbers")
+        raise ValueError("numbers are needed")
+    return array
+
+
+def as_datatype(value: Any, spec: TensorSpec) -> np.ndarray:
+    """Raises `ValueError` where that would lose something other than digits."""
+    if spec.datatype == "BYTES":
+        return _strings(value, spec.name)
+    try:
+        array = numbers(value)
+    except ValueError as error:
+        raise ValueError(f"the input {spec.name}: {error}") from None
     if spec.datatype == "BF16":
         return tensors.to_bf16(array.astype(np.float32))
     wanted = tensors.DTYPES[spec.datatype]
-    if array.dtype.kind == "f" and wanted.kind in "biu":
-        if not np.array_equal(array, np.rint(array)):
+    if array.dtype == wanted:
+        return array
+    if wanted.kind in "biu":
+        if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
             raise ValueError(f"the input {spec.name} is {spec.datatype}, and not every value is whole")
-    elif not np.can_cast(array.dtype, wanted, "same_kind") and not isinstance(value, list):
-        raise ValueError(f"the input {spec.name} is {spec.datatype}, the steps give {array.dtype}: declare a cast")
-    return array.astype(wanted, copy=False)
+        low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+        if array.size and (array.min() < low or array.max() > high):
+            raise ValueError(f"the input {spec.name} is {spec.datatype}, and a value is beyond {low} to {high}")
+        return array.astype(wanted)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(wanted)
+    except FloatingPointError:
+        raise ValueError(f"the input {spec.name} is {spec.datatype}, and a value is too large for it") from None
 
 
 def _strings(value: Any, name: str) -> np.ndarray:

@@ -28,6 +28,7 @@ from engines.card import (
     TokenizeText,
 )
 from engines.engine import EngineError
+from engines.steps.feeds import numbers
 from engines.steps.geometry import GEOMETRY
 from engines.tensors import DTYPES
 
@@ -59,21 +60,24 @@ def unwrap(kind: str, data: bytes) -> Any:
         case "row":
             try:
                 return _json.decode(data)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise ValueError(f"the row is not JSON: {error}") from None
         case _:
             return data
 
 
-def build(step: BeforeStep, source: str, folder: Path, wanted: Collection[str]) -> tuple[OneItem | Together, str]:
+def build(
+    step: BeforeStep, source: str, folder: Path, wanted: Collection[str], pad: bool
+) -> tuple[OneItem | Together, str]:
     """What ``step`` does, and the name of what it gives first. ``wanted``: the names that the model and the steps after
-    it take. Libraries are imported for the steps that need them. Raises `EngineError`."""
+    it take. ``pad``: whether the model can tell padding from text. Libraries are imported for the steps that need them.
+    Raises `EngineError`."""
     target = step.output or source
     match step:
         case DecodeImage() | Resize() | Crop():
             return _image(step, source, target), target
         case TokenizeText():
-            return _tokenize(step, source, folder, wanted), step.ids
+            return _tokenize(step, source, folder, wanted, pad or step.pad_id >= 0), step.ids
         case Columns(into="inputs"):
             from engines.steps.tabular import TableRow
 
@@ -96,11 +100,11 @@ def _function(step: BeforeStep) -> Callable[[Any], np.ndarray]:
         case Normalize():
             return lambda x: normalize(step, x)
         case Cast():
-            return lambda x: np.asarray(x).astype(DTYPES[step.datatype])
+            return lambda x: numbers(x).astype(DTYPES[step.datatype])
         case Reshape():
-            return lambda x: np.asarray(x).reshape(step.shape)
+            return lambda x: numbers(x).reshape(step.shape)
         case Length():
-            return lambda x: exact_length(step, np.asarray(x))
+            return lambda x: exact_length(step, numbers(x))
         case DecodeAudio() | Frame() | MelSpectrogram():
             return _sound(step)
         case Columns():
@@ -142,7 +146,7 @@ def unreadable(index: int, error: Exception) -> EngineError:
 
 def normalize(step: Normalize, values: Any) -> np.ndarray:
     """Raises `ValueError`."""
-    array = np.asarray(values, np.float32)
+    array = numbers(values).astype(np.float32, copy=False)
     mean, std = np.asarray(step.mean, np.float32), np.asarray(step.std, np.float32)
     channels = max(mean.size, std.size)
     if channels > 1:
@@ -166,7 +170,7 @@ def exact_length(step: Length, values: np.ndarray) -> np.ndarray:
 
 
 def _ranked(values: Any, rank: int) -> np.ndarray:
-    array = np.asarray(values)
+    array = numbers(values)
     if array.ndim != rank:
         raise ValueError(f"{array.ndim} axes where {rank} are needed")
     return array
@@ -200,21 +204,24 @@ def _sound(step: DecodeAudio | Frame | MelSpectrogram) -> Callable[[Any], np.nda
             return lambda sound: audio.mel_spectrogram(step, _ranked(sound, 1))
 
 
-def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[str]) -> Together:
-    from engines.steps.text import TextTokenizer
+def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[str], pad: bool) -> Together:
+    from engines.steps.text import TextTokenizer, length_groups
 
     tokenizer = TextTokenizer(step, folder, wanted)
 
     def apply(items: Sequence[Item]) -> None:
         if step.pairs:
             each(items, lambda item: item.__setitem__(source, tokenizer.pair(item[source])))
-        arrays, counts = tokenizer([item[source] for item in items])
-        for index, item in enumerate(items):
-            if not step.truncate and counts[index] > tokenizer.max_tokens:
-                raise unreadable(
-                    index, ValueError(f"the text has {counts[index]} tokens, the model takes {tokenizer.max_tokens}")
-                )
-            item.update({name: array[index] for name, array in arrays.items()})
-            item[TOKENS] = counts[index]
+        encodings = tokenizer([item[source] for item in items])
+        counts = [len(encoding.ids) for encoding in encodings]
+        for index, count in enumerate(counts):
+            if count > tokenizer.max_tokens and not step.truncate:
+                problem = f"the text has {count} tokens, the model takes {tokenizer.max_tokens}"
+                raise unreadable(index, ValueError(problem))
+        for group in length_groups(counts, pad):
+            arrays = tokenizer.arrays([encodings[index] for index in group])
+            for place, index in enumerate(group):
+                items[index].update({name: array[place] for name, array in arrays.items()})
+                items[index][TOKENS] = counts[index]
 
     return Together(apply)

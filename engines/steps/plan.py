@@ -37,7 +37,9 @@ class Steps:
         self._before: list[inputs.OneItem | inputs.Together] = []
         current = "item"
         for step in card.before:
-            apply, current = inputs.build(step, step.input or current, folder, wanted)
+            # Padding changes the answer of a model that sees each text alone, or does not see where padding is.
+            pad = self._batched and any(spec.name == getattr(step, "mask", "") for spec in taken)
+            apply, current = inputs.build(step, step.input or current, folder, wanted, pad)
             self._before.append(apply)
         self._example = example(card, taken)
         tried = self._try_before()
@@ -95,6 +97,8 @@ class Steps:
         try:
             answer = self.run([self._example], infer)
         except EngineError as error:
+            if error.code == "out_of_memory":
+                raise
             problem = f"the model does not take what the steps make of an example: {error.message}"
             raise refuse("card", problem) from None
         for spec in self.items.outputs:
@@ -188,6 +192,8 @@ class Steps:
             except EngineError as error:
                 problem = error.message.removeprefix("item[0]: ")
                 raise refuse(f"card.before[{place}]", f"an example does not pass: {problem}") from None
+            except TypeError as error:
+                raise refuse(f"card.before[{place}]", f"it does not take what the step before gives: {error}") from None
         return items[0]
 
     def _layout(self, taken: Sequence[TensorSpec], tried: inputs.Item | None) -> list[Feed]:

@@ -57,7 +57,7 @@ def _value(column: Column, places: dict[Any, int], cell: Any) -> np.ndarray:
         case _:
             try:
                 return np.float64((float(cell) - column.mean) / column.scale)  # type: ignore[return-value]
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"column {column.name} takes a number, not {cell!r}") from None
 
 

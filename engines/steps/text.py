@@ -10,7 +10,7 @@ from engines.card import TokenizeText
 from engines.engine import EngineError
 
 try:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 except ImportError as error:
     raise EngineError(
         "missing_library",
@@ -20,6 +20,8 @@ except ImportError as error:
 
 #: Where neither the card nor the file says it.
 MAX_TOKENS = 512
+#: Tokens up to which a text is padded to any other.
+SHORT = 32
 _pair = msgspec.json.Decoder(tuple[str, str])
 
 
@@ -48,18 +50,21 @@ class TextTokenizer:
         except msgspec.DecodeError:
             raise ValueError("this model takes pairs: a JSON list of two texts") from None
 
-    def __call__(self, texts: Sequence[str | tuple[str, str]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """INT64 [texts, tokens] by name, and how many tokens each text has, INT64 [texts]."""
+    def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoding]:
         step = self._step
         if step.prefix:
             texts = [step.prefix + text if isinstance(text, str) else text for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=step.special_tokens)
-        counts = np.array([len(encoding.ids) for encoding in encodings], np.int64)
-        longest = self.max_tokens if step.pad_to_max else max(1, int(counts.max(initial=1)))
+        return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=step.special_tokens)
+
+    def arrays(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        """INT64 [texts, tokens] by name, as long as the longest of them."""
+        step = self._step
+        counts = np.array([len(encoding.ids) for encoding in encodings])[:, None]
+        longest = self.max_tokens if step.pad_to_max else max(1, int(counts.max()))
         width = -(-longest // step.pad_multiple) * step.pad_multiple
         column = np.arange(width)
-        start = width - counts[:, None] if self._pad_left else np.zeros_like(counts)[:, None]
-        filled = (column >= start) & (column < start + counts[:, None])
+        start = width - counts if self._pad_left else np.zeros_like(counts)
+        filled = (column >= start) & (column < start + counts)
         arrays = {step.ids: np.full(filled.shape, self._pad_id, np.int64)}
         arrays[step.ids][filled] = [token for encoding in encodings for token in encoding.ids]
         if step.mask in self._wanted:
@@ -69,7 +74,21 @@ class TextTokenizer:
             arrays[step.types][filled] = [kind for encoding in encodings for kind in encoding.type_ids]
         if step.positions in self._wanted:
             arrays[step.positions] = np.where(filled, column - start, 0)
-        return arrays, counts
+        return arrays
+
+
+def length_groups(counts: Sequence[int], pad: bool) -> list[list[int]]:
+    """Which texts, by index, are padded to one length: those not shorter than half of the longest of them, so that less
+    than half of what is computed is padding; below `SHORT` it does not matter. Without ``pad``, equal lengths only."""
+    groups: list[list[int]] = []
+    least = 0
+    for index in sorted(range(len(counts)), key=lambda index: -counts[index]):
+        count = max(1, counts[index])
+        if not groups or count < least:
+            groups.append([])
+            least = (count // 2 if count > SHORT else 1) if pad else count
+        groups[-1].append(index)
+    return groups
 
 
 def _open(path: Path) -> Tokenizer:

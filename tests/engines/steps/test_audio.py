@@ -180,6 +180,6 @@ def test_no_file_does_anything_but_sound_or_be_refused(layout, samples):
 
 
 def test_odd_rates_cost_little():
-    """16,000 different phases, each used a few times."""
-    heard = audio.resample(tone(440, 44101), 44101, 16000)
-    np.testing.assert_allclose(heard[1600:-1600], tone(440, 16000)[1600:-1600], atol=2e-4)
+    """No phase of the filter is used twice."""
+    heard = audio.resample(tone(440, 44101, 0.3), 44101, 16000)
+    np.testing.assert_allclose(heard[800:4000], tone(440, 16000)[800:4000], atol=2e-4)

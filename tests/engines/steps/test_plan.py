@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engines.card import Card
 from engines.engine import EngineError
@@ -175,7 +176,9 @@ def test_the_frames_of_one_item_pass_a_state_on():
     [
         ([b"[1, 2, 3]", b"[1, 2"], "item[1]", "not JSON"),
         ([b"[1, 2, 3]", b"[1, 2]"], "item[1]", r"takes \[3\] of an item, the steps give \[2\]"),
-        ([b'["a", "b", "c"]'], "item[0]", "takes numbers"),
+        ([b'["a", "b", "c"]'], "item[0]", "numbers are needed"),
+        ([b"[1, 2, 1e300]"], "item[0]", "too large"),
+        ([b"[" * 100_000], "item[0]", "not JSON"),
         ([b"[[1], [2, 3]]"], "item[0]", "different lengths"),
         ([b'{"a": 1}'], "item[0]", "not a JSON object: declare a step"),
         ([], "item", "there is no item"),
@@ -191,8 +194,12 @@ def test_numbers_are_not_cut_off_silently():
     known = signature({"x": ("INT64", [-1, 2], 0)}, {"y": ("INT64", [-1, 2], 0)})
     steps = steps_of(card(item="row"), known)
     assert steps.run([b"[1, 2.0]"], Model(lambda x: {"y": x}))["y"].tolist() == [[1, 2]]
-    with pytest.raises(EngineError, match="not every value is whole"):
-        steps.run([b"[1, 2.5]"], Model(lambda x: {"y": x}))
+    for row, words in ((b"[1, 2.5]", "not every value is whole"), (b"[1, 1e30]", "beyond"), (b'[1, "2"]', "needed")):
+        with pytest.raises(EngineError, match=words):
+            steps.run([row], Model(lambda x: {"y": x}))
+    small = signature({"x": ("UINT8", [-1, 1], 0)}, {"y": ("UINT8", [-1, 1], 0)})
+    with pytest.raises(EngineError, match="UINT8, and a value is beyond 0 to 255"):
+        steps_of(card(item="row"), small).run([b"[256]"], Model(lambda x: {"y": x}))
 
 
 def test_bfloat16_is_rounded_on_the_way_in_and_exact_on_the_way_out():
@@ -217,7 +224,7 @@ def test_texts_may_go_to_a_model_that_takes_texts():
         ({"before": [{"step": "cast"}]}, r"card\.item: steps need to know"),
         ({"item": "row", "states": {"h": "y"}}, r"card\.states\.h: the model has no input h; it has x"),
         ({"item": "row", "padding": {"n": {"h": 0}}}, r"card\.padding\.n: the model has no input h"),
-        ({"item": "image"}, r"the input x takes numbers, not a file"),
+        ({"item": "image"}, r"the input x: numbers are needed, not a file"),
         ({"item": "image", "before": [{"step": "resize", "size": 3}]}, r"before\[0\]: an image goes through decode_im"),
         ({"item": "row", "before": [{"step": "cast", "input": "z"}]}, r"before\[0\]\.input: no value is named z"),
         ({"item": "row", "before": [{"step": "resize"}]}, r"before\[0\]\.size: is missing"),
@@ -230,6 +237,8 @@ def test_texts_may_go_to_a_model_that_takes_texts():
         ({"item": "row", "after": [{"step": "nms", "scores": "z"}]}, r"after\[0\]\.scores: no value is named z"),
         ({"item": "row", "after": [{"step": "mean_pool"}]}, r"after\[0\]: y is \[-1, 3\]"),
         ({"item": "row", "labels": ["a"], "after": [{"step": "top_k"}]}, r"after\[0\]: there are 1 labels for 3"),
+        ({"item": "file", "before": [{"step": "frame"}]}, r"before\[0\]: an example does not pass: numbers are needed"),
+        ({"item": "text", "before": [{"step": "decode_audio", "encoding": "u8"}]}, r"before\[0\]: it does not take"),
         (
             {"item": "image", "before": [{"step": "decode_image"}, {"step": "normalize", "mean": [1, 2]}]},
             r"before\[1\]: an example does not pass: 2 means, but 3 channels",
@@ -262,3 +271,47 @@ def test_a_model_that_breaks_its_word_is_found_while_loading():
     assert caught.value.code == "bad_setting"
     with pytest.raises(EngineError, match=r"output y is \[1, 3\] for 2 items"):
         steps.run([b"[1, 2, 3]"] * 2, Model(lambda x: {"y": x[:1]}))
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A folder with a tokenizer: a, b and c are 1, 2 and 3; padding is 0."""
+    made = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1, "b": 2, "c": 3}, unk_token="[PAD]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+LONG = b"a " * 100
+
+
+def test_a_model_that_sees_no_mask_sees_no_padding(words):
+    known = signature({"ids": ("INT64", [-1, -1], 0)}, {"y": ("FP32", [-1, 1], 0)})
+    model = Model(lambda ids: {"y": ids.mean(axis=1, keepdims=True).astype(np.float32)})
+    texts = [b"a b", b"c", b"b c"]
+    answer = Steps(card(item="text", before=[{"step": "tokenize"}]), words, known).run(texts, model)
+    assert answer["y"].tolist() == [[1.5], [3], [2.5]] and answer["tokens"].tolist() == [2, 1, 2]
+    assert [inputs["ids"].shape for inputs, _ in model.asked] == [(2, 2), (1, 1)]
+    Steps(card(item="text", before=[{"step": "tokenize", "pad_id": 0}]), words, known).run(texts, model)
+    assert model.asked[-1][0]["ids"].tolist() == [[1, 2], [3, 0], [2, 3]]
+
+
+def test_short_texts_do_not_wait_for_a_long_one(words):
+    known = signature(
+        {"input_ids": ("INT64", [-1, -1], 0), "attention_mask": ("INT64", [-1, -1], 0)},
+        {"y": ("FP32", [-1, -1, 1], 0)},
+    )
+    model = Model(lambda input_ids, attention_mask: {"y": input_ids[..., None].astype(np.float32)})
+    steps = Steps(card(item="text", before=[{"step": "tokenize"}], after=[{"step": "mean_pool"}]), words, known)
+    answer = steps.run([b"a b", LONG, b"c", LONG + b"c"], model)
+    np.testing.assert_allclose(answer["embedding"][:, 0], [1.5, 1, 3, 103 / 101], rtol=1e-6)
+    assert answer["tokens"].tolist() == [2, 100, 1, 101]
+    assert [inputs["input_ids"].shape for inputs, _ in model.asked] == [(2, 2), (2, 101)]
+
+
+def test_a_long_text_may_be_refused_instead_of_cut(words):
+    known = signature({"ids": ("INT64", [-1, -1], 0)}, {"y": ("FP32", [-1, 1], 0)})
+    before = [{"step": "tokenize", "truncate": False, "max_tokens": 9, "pad_to_max": True}]
+    steps = Steps(card(item="text", before=before), words, known)
+    with pytest.raises(EngineError, match=r"item\[1\]: the text has 100 tokens, the model takes 9"):
+        steps.run([b"a", LONG], Model(lambda ids: {"y": ids[:, :1]}))

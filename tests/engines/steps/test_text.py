@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from engines.card import TokenizeText
 from engines.engine import EngineError
-from engines.steps.text import TextTokenizer
+from engines.steps.text import SHORT, TextTokenizer, length_groups
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "mat", "##s", "a", "dog"]
 ALL = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
@@ -28,7 +30,9 @@ def run(tokenizer, tmp_path):
     def run(texts, prepare=lambda tokenizer: None, wanted=ALL, **step):
         prepare(tokenizer)
         tokenizer.save(str(tmp_path / "tokenizer.json"))
-        return TextTokenizer(TokenizeText(**step), tmp_path, wanted)(texts)
+        made = TextTokenizer(TokenizeText(**step), tmp_path, wanted)
+        encodings = made(texts)
+        return made.arrays(encodings), [len(encoding.ids) for encoding in encodings]
 
     return run
 
@@ -44,7 +48,7 @@ def test_a_batch_is_padded_to_its_longest(run, tokenizer):
     assert arrays["attention_mask"].tolist() == [encoding.attention_mask for encoding in expected]
     assert arrays["token_type_ids"].tolist() == [encoding.type_ids for encoding in expected]
     assert arrays["position_ids"][1].tolist() == [0, 1, 2, 3, 0, 0, 0, 0]
-    assert counts.tolist() == [8, 4, 2, 4] and all(array.dtype == np.int64 for array in arrays.values())
+    assert counts == [8, 4, 2, 4] and all(array.dtype == np.int64 for array in arrays.values())
 
 
 def test_what_nobody_takes_is_not_made(run):
@@ -60,7 +64,7 @@ def test_a_pair_has_types_and_its_longer_half_is_cut(run, tokenizer):
     expected = tokenizer.encode_batch(pairs)
     assert arrays["input_ids"].tolist() == [encoding.ids for encoding in expected]
     assert arrays["token_type_ids"].tolist() == [encoding.type_ids for encoding in expected]
-    assert counts.tolist() == [8, 6]
+    assert counts == [8, 6]
 
 
 def test_names_and_a_prefix_are_the_cards(run, tokenizer):
@@ -78,7 +82,7 @@ def test_the_files_own_padding_and_limit_count_where_the_card_says_nothing(run):
     assert arrays["input_ids"].tolist() == [[2, 4, 5, 6, 3], [11, 11, 2, 11, 3]]
     assert arrays["attention_mask"].tolist() == [[1] * 5, [0, 0, 1, 1, 1]]
     assert arrays["position_ids"].tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 1, 2]]
-    assert counts.tolist() == [5, 3]
+    assert counts == [5, 3]
 
 
 def test_lengths_may_be_rounded_up_or_fixed(run):
@@ -103,3 +107,19 @@ def test_one_pair_is_a_list_of_two_texts(tokenizer, tmp_path):
     for wrong in ('["a"]', '["a", 1]', "a b", '{"a": "b"}'):
         with pytest.raises(ValueError, match="list of two texts"):
             made.pair(wrong)
+
+
+def test_texts_of_like_length_are_padded_together():
+    assert length_groups([3, 200, 8, 120, 20, 90], pad=True) == [[1, 3], [5], [4, 2, 0]]
+    assert length_groups([32, 1, 0], pad=True) == [[0, 1, 2]]
+    assert length_groups([3, 5, 3, 0, 1], pad=False) == [[1], [0, 2], [4, 3]]
+
+
+@given(st.lists(st.integers(0, 600), min_size=1, max_size=60))
+def test_less_than_half_of_what_is_computed_is_padding(counts):
+    groups = length_groups(counts, pad=True)
+    assert sorted(index for group in groups for index in group) == list(range(len(counts)))
+    for group in groups:
+        longest = max(counts[index] for index in group)
+        assert longest <= SHORT or all(2 * counts[index] >= longest - 1 for index in group)
+    assert len(groups) <= 6
