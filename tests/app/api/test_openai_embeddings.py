@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import math
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -143,6 +145,34 @@ async def test_many_documents_reach_the_worker_in_batches(http, worker):
     answer = (await http.post("/v1/rerank", json=QUERY | {"documents": documents})).json()
     assert [len(request.documents) for request in worker.asked] == [64, 64, 2]
     assert answer["results"][0]["index"] == 100
+
+
+@pytest.fixture
+def embeds_only(echo_house):
+    """``echo`` as a language model that neither writes nor ranks."""
+    target = echo_house.dataplane.find("echo")
+    language = msgspec.structs.replace(target.language, capabilities=["embedding"])
+    echo_house.dataplane.publish({"echo": replace(target, language=language)})
+
+
+async def test_a_model_that_only_embeds_ranks_by_cosine(http, worker, embeds_only):
+    answer = (await http.post("/v1/rerank", json=QUERY)).json()
+    cosines = [float(expected("red blue") @ expected(text)) for text in ("green", "red blue", "blue", "red")]
+    assert [result["index"] for result in answer["results"]] == np.argsort(cosines)[::-1].tolist()
+    for result in answer["results"]:
+        assert result["relevance_score"] == pytest.approx(cosines[result["index"]], abs=1e-6)
+    assert [request.inputs for request in worker.asked] == [["red blue", "green", "red blue", "blue", "red"]]
+    assert answer["usage"]["prompt_tokens"] == 7
+
+
+async def test_what_such_a_model_refuses_is_named_by_its_place_among_the_documents(http, worker, embeds_only):
+    def refuse(requests):
+        raise EngineError("context_exceeded", "input[2] has 999 tokens", field="input[2]")
+
+    worker.engine.embed = refuse
+    answer = await http.post("/v1/rerank", json=QUERY)
+    assert answer.json()["error"]["param"] == "documents[1]"
+    assert answer.json()["error"]["message"] == "documents[1] has 999 tokens"
 
 
 @pytest.mark.parametrize(
