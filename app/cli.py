@@ -392,7 +392,7 @@ def undeploy(session: Session, route: str, force: bool) -> None:
 
     What it has accepted is answered first.
     """
-    session.client.delete(f"/manage/v1/deployments/{_segment(route)}" + ("?force=true" if force else ""))
+    session.client.delete(f"/manage/v1/deployments/{_segment(route)}", force="true" if force else None)
     session.emit({"removed": route}, f"{route} is no longer served")
 
 

@@ -360,6 +360,55 @@ def test_undeploy(run: Run, scripted_daemon: ScriptedDaemon):
     assert run("undeploy", "other").exit_code == 1
 
 
+def test_undeploy_by_force(run: Run, scripted_daemon: ScriptedDaemon):
+    scripted_daemon.answers[("DELETE", "/manage/v1/deployments/tiny")] = (200, {})
+    run("undeploy", "tiny")
+    run("undeploy", "tiny", "--force")
+    assert [asked.query for asked in scripted_daemon.asked if asked.method == "DELETE"] == ["", "force=true"]
+
+
+PIPELINE = {
+    "steps": [{"name": "a", "route": "tiny", "inputs": {"x": "v"}, "outputs": {"p": "p"}}],
+    "outputs": {"p": "p"},
+}
+PIPE = READY | {
+    "route": "pipe", "model": "pipe", "engine": "ensemble", "engine_version": None, "device": None, "decision": None,
+    "replicas": [], "spec": {"model": "", "pipeline": PIPELINE, "replicas": 1}, "notes": [], "memory_bytes": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("document", [PIPELINE, {"pipeline": PIPELINE}])
+def test_deploy_serves_the_pipeline_in_a_file(run: Run, scripted_daemon: ScriptedDaemon, tmp_path: Path, document):
+    scripted_daemon.answers[("PUT", "/manage/v1/deployments/pipe")] = (200, PIPE)
+    (tmp_path / "pipe.json").write_text(json.dumps(document))
+    done = run("deploy", "--pipeline", tmp_path / "pipe.json", "pipe")
+    assert done.stdout == (f"pipe is ready: a pipeline of tiny\n  POST  {scripted_daemon.url}/v2/models/pipe/infer\n")
+    assert scripted_daemon.bodies("PUT", "/manage/v1/deployments/pipe") == [{"pipeline": PIPELINE}]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"pipeline": 3}'])
+def test_a_file_that_is_no_pipeline_is_said_before_anything_is_asked(
+    run: Run, scripted_daemon: ScriptedDaemon, tmp_path: Path, text: str
+):
+    (tmp_path / "pipe.json").write_text(text)
+    done = run("deploy", "--pipeline", tmp_path / "pipe.json", "pipe")
+    assert done.exit_code == 1
+    assert "pipe.json is not" in done.stderr
+    assert scripted_daemon.asked == []
+
+
+def test_status_shows_pipelines_and_changes(run: Run, scripted_daemon: ScriptedDaemon):
+    error = {"code": "bad_model", "message": "not a model", "hint": ""}
+    failed = {"model": "tiny", "version": 2, "state": "failed", "error": error, "note": "tiny@1 goes on as before"}
+    scripted_daemon.state["deployment"] = {"pipe": PIPE, "tiny": READY | {"pending": failed}}
+    shown = run("status").stdout
+    row = next(line for line in shown.splitlines() if line.startswith("pipe"))
+    assert "→ tiny" in row and "ensemble" in row
+    assert "tiny: the change to tiny@2 failed: not a model; tiny@1 goes on as before" in shown
+    scripted_daemon.state["deployment"]["tiny"] = READY | {"pending": failed | {"state": "starting"}}
+    assert "tiny: the change to tiny@2 is under way" in run("status").stdout
+
+
 def test_status_shows_what_is_served_and_what_is_under_way(run: Run, scripted_daemon: ScriptedDaemon):
     sample = {"requests_per_s": 25.0, "p50_ms": 0.63, "queue_depth": 0}
     broken = READY | {"route": "sad", "state": "failed", "error": NO_ENGINE}

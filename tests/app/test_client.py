@@ -170,3 +170,21 @@ def test_a_stream_that_is_refused_raises(client: Client, scripted_daemon: Script
     scripted_daemon.answers[("POST", "/v1/chat/completions")] = (404, {"error": {"message": "no route tiny"}})
     with pytest.raises(ClientError, match="no route tiny"):
         list(client.stream_chat("tiny", []))
+
+
+def test_a_change_is_followed_until_it_has_taken_over(client: Client, scripted_daemon: ScriptedDaemon):
+    old = {"route": "tiny", "state": "ready", "version": 1, "pending": {"state": "starting"}}
+    new = {"route": "tiny", "state": "ready", "version": 2, "pending": None}
+    scripted_daemon.state["deployment"] = {"tiny": old}
+    scripted_daemon.script = [("deployment", "tiny", new)]
+    scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, new)
+    assert client.wait_deployment(old) == new
+
+
+def test_a_change_that_fails_says_so_although_the_route_serves(client: Client):
+    error = {"code": "bad_model", "message": "not a model", "hint": "check it"}
+    pending = {"state": "failed", "error": error, "note": "tiny@1 goes on as before"}
+    with pytest.raises(ClientError) as caught:
+        client.wait_deployment({"route": "tiny", "state": "ready", "pending": pending})
+    assert (caught.value.code, caught.value.message) == ("bad_model", "not a model")
+    assert caught.value.hint == "check it; tiny@1 goes on as before"
