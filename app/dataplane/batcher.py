@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.dataplane.layout import BatchMismatch, Layout
-from app.dataplane.learning import Durations, Returns, worth_waiting
+from app.dataplane.learning import Durations, Returns, sampled, worth_waiting
 from app.dataplane.queue import Bucket, Queue
 from app.dataplane.tensors import Tensor, views, whole
 from app.dataplane.waiting import Waiting
@@ -63,23 +63,17 @@ class Batching:
         return cls(**(given | {"queue_limit": queue_limit}))
 
 
-@dataclass(slots=True)
-class BatchSeen:
-    """One batch, for whoever counts. Times in seconds."""
+class Batch:
+    """What runs together. ``ahead``: the replica still computes another one. The rest is known once it has run; times
+    are seconds."""
 
-    rows: int
-    input_s: float
-    compute_s: float
-    output_s: float
-    outputs: list[Tensor]
-
-
-class _Batch:
-    __slots__ = ("ahead", "entries", "rows")
+    __slots__ = ("ahead", "compute_s", "entries", "input_s", "output_s", "outputs", "rows")
 
     def __init__(self, entries: list[Waiting], ahead: bool):
         self.entries, self.ahead = entries, ahead
-        self.rows = sum(entry.rows for entry in entries)
+        self.rows = entries[0].rows if len(entries) == 1 else sum([entry.rows for entry in entries])
+        self.input_s = self.compute_s = self.output_s = 0.0
+        self.outputs: list[Tensor] = []
 
 
 class Batcher:
@@ -89,7 +83,7 @@ class Batcher:
         self,
         signature: Signature,
         batching: Batching,
-        observe: Callable[[BatchSeen], None],
+        observe: Callable[[Batch], None],
         *,
         items: Signature | None = None,
         card: Card | None = None,
@@ -98,7 +92,7 @@ class Batcher:
         limit = batching.max_batch_size
         self._layout = Layout(signature, limit, padding=card.padding if card else None)
         self._items = Layout(items, limit, items=True) if items is not None else self._layout
-        self._batching, self._observe, self._clock = batching, observe, clock
+        self._queue_limit, self._observe, self._clock = batching.queue_limit, observe, clock
         self._preferred = sorted(size for size in batching.preferred_batch_sizes if size <= limit)
         self._levels = batching.priority_levels
         self._level = (batching.default_priority_level or (self._levels + 1) // 2) - 1
@@ -109,10 +103,10 @@ class Batcher:
         self._order: deque[Waiting] | None = deque() if batching.preserve_order else None
         self._idle: list[WorkerClient] = []
         self._clients: set[WorkerClient] = set()
-        self._running: dict[WorkerClient, deque[_Batch]] = {}
+        self._running: dict[WorkerClient, list[Batch]] = {}
         self._times: dict[Hashable, Durations] = {}
         self._returns = Returns()
-        self._crowd = 0
+        self._crowd = self._batches = 0
         self._turn_due = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
@@ -161,9 +155,9 @@ class Batcher:
         """Raises `QueueFull` or `NotReady` at once: cheap enough to be asked before a request is even read."""
         if self.closed:
             raise NotReady("this deployment is stopping")
-        if len(self._queue) >= self._batching.queue_limit:
+        if self._queue.size >= self._queue_limit:
             raise QueueFull(
-                f"{self._batching.queue_limit} requests are waiting already",
+                f"{self._queue_limit} requests are waiting already",
                 hint="retry later, or raise queue_limit",
                 field="queue_limit",
             )
@@ -174,7 +168,8 @@ class Batcher:
         """Queue one request. Raises `QueueFull`, `InvalidInput` (a priority that there is not) at once;
         ``Waiting.result`` may raise `DeadlineExceeded`, `ReplicaLost` or what the engine refused it for. Whoever no
         longer wants the answer calls `abandon`."""
-        self.admit()
+        if self.closed or self._queue.size >= self._queue_limit:
+            self.admit()
         level = self._level
         if priority:
             if not 0 < priority <= self._levels:
@@ -194,7 +189,7 @@ class Batcher:
             self._order.append(waiting)
         if deadline < self._next_deadline:
             self._set_deadline(deadline, now)
-        if self._idle and not self._crowd and not self._queue and not self._holds and waiting.rows <= waiting.most:
+        if self._idle and not (self._crowd or self._queue.size or self._holds) and waiting.rows <= waiting.most:
             self._send(self._idle.pop(), [waiting], ahead=False)  # most requests of a calm server
             return waiting
         bucket = self._queue.push(waiting)
@@ -204,7 +199,7 @@ class Batcher:
             elif not self._turn_due:  # those that the loop read together leave together
                 self._turn_due = True
                 loop.call_soon(self._turn)
-        elif bucket.rows >= self._target(bucket) and self._ahead_of(bucket) is not None:
+        elif bucket.rows >= (bucket.full or self._target(bucket)) and self._ahead_of(bucket) is not None:
             self._pump()
         return waiting
 
@@ -250,7 +245,7 @@ class Batcher:
             self._deadline_timer = asyncio.get_running_loop().call_later(delay, self.expire)
 
     def _fail(self, waiting: Waiting, error: PilothouseError) -> None:
-        self._queue.drop(waiting.root)
+        self._queue.drop(waiting.parent or waiting)
         if not waiting.result.done():
             waiting.result.set_exception(error)
         self._release()
@@ -262,7 +257,7 @@ class Batcher:
         self._pump()
 
     def _pump(self) -> None:
-        while self._queue:
+        while self._queue.size:
             ahead = not self._idle
             bucket = self._next(ahead)
             if bucket is None:
@@ -305,7 +300,7 @@ class Batcher:
         expected, most = worth_waiting(bucket.rows, bucket.most, self._returns, times.predict, now)
         if not self._wait_until:
             self._learned_delay_s += (expected - self._learned_delay_s) / 16
-            self._wait_until = now + most
+            self._wait_until = now + most if expected > 0 else 0.0
         return self._wait_until - now if expected > 0 else 0.0
 
     def _wake_in(self, seconds: float) -> None:
@@ -332,13 +327,19 @@ class Batcher:
         return None
 
     def _target(self, bucket: Bucket[Waiting]) -> int:
-        """Rows that make a full batch."""
-        if bucket.most == 1:
-            return 1
-        if self._preferred:
-            return self._preferred[-1]
+        """Rows that make a full batch; the same for as long as the bucket is not empty."""
+        if bucket.full:
+            return bucket.full
         times = self._times.get(bucket.key)
-        return bucket.most if times is None or self._delay_s is not None else times.target_rows
+        if bucket.most == 1:
+            bucket.full = 1
+        elif self._preferred:
+            bucket.full = self._preferred[-1]
+        elif times is None or self._delay_s is not None:
+            bucket.full = bucket.most
+        else:
+            bucket.full = times.target_rows
+        return bucket.full
 
     def _take(self, bucket: Bucket[Waiting]) -> list[Waiting]:
         """The next batch; those given up meanwhile are left out."""
@@ -356,10 +357,12 @@ class Batcher:
     # --- batches --------------------------------------------------------------------------------------
 
     def _send(self, client: WorkerClient, entries: list[Waiting], ahead: bool) -> None:
-        batch = _Batch(entries, ahead)
+        batch = Batch(entries, ahead)
         now = self._clock()
         for waiting in entries:
-            waiting.sent(now)
+            request = waiting.parent or waiting
+            if request.queue_s < 0:
+                request.queue_s = now - request.arrived
         layout, inputs = entries[0].layout, entries[0].inputs
         headers, parts = layout.join([entry.inputs for entry in entries]) if len(entries) > 1 else whole(inputs)
         try:
@@ -382,14 +385,14 @@ class Batcher:
         if ahead:
             self._running[client].append(batch)
             return
-        self._running[client] = deque((batch,))
+        self._running[client] = [batch]
         self._wait_until = 0.0
-        if len(entries) > 1 or self._queue:
+        if len(entries) > 1 or self._queue.size:
             self._crowd = _CROWD
         elif self._crowd:
             self._crowd -= 1
 
-    def _answered(self, client: WorkerClient, batch: _Batch, answer: Answer) -> None:
+    def _answered(self, client: WorkerClient, batch: Batch, answer: Answer) -> None:
         batches = self._running[client]
         batches.remove(batch)
         entries = batch.entries
@@ -420,9 +423,12 @@ class Batcher:
             waiting.key, waiting.alone = (waiting.key, id(waiting)), True
         self._queue.push_back(entries)
 
-    def _deliver(self, batch: _Batch, message: Inferred, outputs: list[Tensor]) -> None:
+    def _deliver(self, batch: Batch, message: Inferred, outputs: list[Tensor]) -> None:
         entries = batch.entries
-        input_s, compute_s, output_s = message.input_us / 1e6, message.compute_us / 1e6, message.output_us / 1e6
+        input_s = batch.input_s = message.input_us / 1e6
+        compute_s = batch.compute_s = message.compute_us / 1e6
+        output_s = batch.output_s = message.output_us / 1e6
+        batch.outputs = outputs
         answers = [outputs]
         if len(entries) > 1 or entries[0].parent is not None:
             try:
@@ -438,19 +444,21 @@ class Batcher:
                     self._fail(entries[0], EngineFailed(f"part of the request went wrong: {error}", hint=hint))
                 return
         for waiting, answer in zip(entries, answers, strict=True):
-            waiting.ran(batch.rows, input_s, compute_s, output_s)
-            complete = waiting.answer(answer)
-            if complete is not None and not waiting.result.done():
-                self._finish(waiting.root, complete)
+            request = waiting.parent or waiting
+            request.batch_rows = max(batch.rows, request.batch_rows)
+            request.input_s += input_s
+            request.compute_s += compute_s
+            request.output_s += output_s
+            complete = answer if request is waiting else waiting.completed(answer)
+            if complete is None or waiting.result.done():
+                continue
+            if self._order is None:
+                waiting.result.set_result(complete)
+            else:
+                request.held = complete
+                self._release()
         # After the answers are on their way: what is only counted must not delay them.
-        asyncio.get_running_loop().call_soon(self._count, batch, input_s, compute_s, output_s, outputs)
-
-    def _finish(self, waiting: Waiting, outputs: list[Tensor]) -> None:
-        if self._order is None:
-            waiting.result.set_result(outputs)
-        else:
-            waiting.held = outputs
-            self._release()
+        asyncio.get_running_loop().call_soon(self._count, batch)
 
     def _release(self) -> None:
         """Answer those whose turn it is, where the order of arrival is kept."""
@@ -460,13 +468,14 @@ class Batcher:
             if waiting.held is not None and not waiting.result.done():
                 waiting.result.set_result(waiting.held)
 
-    def _count(self, batch: _Batch, input_s: float, compute_s: float, output_s: float, outputs: list[Tensor]) -> None:
+    def _count(self, batch: Batch) -> None:
         first = batch.entries[0]
-        if not first.alone:
+        self._batches += 1
+        if not first.alone and sampled(self._batches):
             times = self._times.get(first.key)
             if times is None and len(self._times) < _MOST_LEARNED:
                 times = self._times[first.key] = Durations(first.most)
             if times is not None:
-                times.observe(batch.rows, input_s + compute_s + output_s)
+                times.observe(batch.rows, batch.input_s + batch.compute_s + batch.output_s)
                 self.learned_rows = times.best_rows
-        self._observe(BatchSeen(batch.rows, input_s, compute_s, output_s, outputs))
+        self._observe(batch)

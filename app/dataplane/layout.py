@@ -46,7 +46,8 @@ class Layout:
         }
         self._by_bytes = all(axis in (0, -1) for axis in self._axis) and not self._length_at
         self._outputs = {spec.name: (spec.batch_axis, self._cuts(spec)) for spec in signature.outputs}
-        self._plain = not self._dynamic and not self._shared
+        #: Whether all requests for all outputs share one key, `None`.
+        self.plain = not items and (not self.batched or (not self._dynamic and not self._shared))
 
     def _cuts(self, spec: TensorSpec) -> dict[int, str]:
         return {at: name for at, name in enumerate(spec.axes) if name in self._length_at and at != spec.batch_axis}
@@ -60,8 +61,10 @@ class Layout:
 
     def key(self, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Hashable:
         """Requests with equal keys can share a batch. They passed admission: names, types and fixed axes are equal."""
-        if self._plain or not self.batched:
-            return (self.items, *outputs) if outputs or self.items else None
+        if self.plain and not outputs:
+            return None
+        if not self.batched:
+            return self.items, *outputs
         sizes = tuple(
             _length_class(inputs[i].shape[at]) if padded else inputs[i].shape[at] for i, at, padded in self._dynamic
         )

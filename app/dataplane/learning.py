@@ -19,6 +19,11 @@ _EXPLORE_EVERY = 64
 _MOST_RETURNS = 256
 
 
+def sampled(number: int) -> bool:
+    """Whether to learn from this one: the first ones tell all; later, a few do."""
+    return number < 128 or not number & 3
+
+
 class Durations:
     """Seconds of something by its size (of a batch by its rows): what was seen, and between and beyond it a straight
     line, a + b·rows with a, b >= 0. Decaying, so that what is slow for a while is not believed to be so for ever."""
@@ -104,13 +109,16 @@ class Returns:
         self._expected_by = 0.0
         self._probe_start = 0.0
         self._probe_left = self._probe_count = 0
+        self._deliveries = 0
 
     def delivered(self, count: int, now: float) -> None:
         if now > self._expected_by:
             self.outstanding = 0
         self.outstanding += count
-        self._expected_by = now + 2 * self._durations.predict(min(self.outstanding, _MOST_RETURNS))
-        if not self._probe_left:
+        durations = self._durations
+        self._expected_by = now + 2 * (durations.fixed_s + durations.row_s * self.outstanding)
+        self._deliveries += 1
+        if not self._probe_left and sampled(self._deliveries):
             self._probe_start, self._probe_left = now, self.outstanding
             self._probe_count = self.outstanding
 
@@ -155,7 +163,10 @@ def worth_waiting(
     joining = min(others, limit - rows)
     if joining <= 0:
         return 0.0, 0.0
-    apart = seconds(rows) + seconds(others)
+    alone = seconds(rows)
+    if alone < LEAST_SAVING_S:  # a batch saves less than the shorter of its halves
+        return 0.0, 0.0
+    apart = alone + seconds(others)
     best = apart / GAIN
     found = 0.0, 0.0
     for joined in {joining, joining * 3 // 4, joining // 2, joining // 4} - {0}:

@@ -32,12 +32,13 @@ E = TypeVar("E", bound=Entry)
 class Bucket(Generic[E]):
     """Requests with equal keys. ``rows`` counts those that wait."""
 
-    __slots__ = ("key", "lanes", "most", "rows")
+    __slots__ = ("full", "key", "lanes", "most", "rows")
 
     def __init__(self, key: Hashable, most: int, levels: int):
         self.key, self.most = key, most
         self.lanes: list[deque[E]] = [deque() for _ in range(levels)]
-        self.rows = 0
+        self.rows = self.full = 0
+        """``full`` is a note of whoever takes batches: how many rows are one; 0 until it is set."""
 
     def head(self) -> E:
         """The next one. There is one while `rows` is not 0."""
@@ -64,11 +65,12 @@ class Queue(Generic[E]):
 
     def __init__(self, levels: int = 1):
         self._levels = levels
-        self._size = self._dropped = 0
+        self.size = self._dropped = 0
+        """Requests that wait; a plain attribute because it is asked several times for each."""
         self.buckets: dict[Hashable, Bucket[E]] = {}
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def __iter__(self) -> Iterator[E]:
         return (entry for bucket in self.buckets.values() for entry in bucket)
@@ -78,7 +80,7 @@ class Queue(Generic[E]):
         if bucket is None:
             bucket = self.buckets[entry.key] = Bucket(entry.key, entry.most, self._levels)
         bucket.rows += entry.left
-        self._size += 1
+        self.size += 1
         entry.bucket = bucket
         return bucket
 
@@ -99,14 +101,14 @@ class Queue(Generic[E]):
             return
         self._leave(entry, bucket, entry.left)
         self._dropped += 1
-        if bucket.rows and self._dropped > _LOOSE + self._size:
+        if bucket.rows and self._dropped > _LOOSE + self.size:
             for other in self.buckets.values():
                 other.lanes = [deque(one for one in lane if one.bucket is other) for lane in other.lanes]
             self._dropped = 0
 
     def _leave(self, entry: E, bucket: Bucket[E], rows: int) -> None:
         entry.bucket = None
-        self._size -= 1
+        self.size -= 1
         bucket.rows -= rows
         if not bucket.rows:
             del self.buckets[bucket.key]

@@ -30,7 +30,7 @@ class Waiting:
         self.inputs, self.outputs, self.layout, self.level = inputs, outputs, layout, level
         self.arrived, self.deadline, self.result = arrived, deadline, result
         self.rows = self.left = layout.rows(inputs)
-        self.key: Hashable = layout.key(inputs, outputs)
+        self.key: Hashable = None if layout.plain and not outputs else layout.key(inputs, outputs)
         self.bucket: Any = None
         self.most = layout.most
         self.alone = False
@@ -45,11 +45,6 @@ class Waiting:
         """Until it was first sent; -1: it was not."""
         self.input_s = self.compute_s = self.output_s = 0.0
         self.batch_rows = 0
-
-    @property
-    def root(self) -> "Waiting":
-        """The request itself, of a part."""
-        return self.parent or self
 
     def part(self, start: int, stop: int) -> "Waiting":
         """Some rows of this request as a request of its own; its answer is kept until all of them are here."""
@@ -66,23 +61,10 @@ class Waiting:
         self.parts += 1
         return part
 
-    def sent(self, now: float) -> None:
-        root = self.parent or self
-        if root.queue_s < 0:
-            root.queue_s = now - self.arrived
-
-    def ran(self, rows: int, input_s: float, compute_s: float, output_s: float) -> None:
-        root = self.parent or self
-        root.batch_rows = max(rows, root.batch_rows)
-        root.input_s += input_s
-        root.compute_s += compute_s
-        root.output_s += output_s
-
-    def answer(self, outputs: list[Tensor]) -> list[Tensor] | None:
-        """All outputs of the request, or `None` while other parts of it are missing."""
+    def completed(self, outputs: list[Tensor]) -> list[Tensor] | None:
+        """All outputs of the request that this is a part of, or `None` while other parts of it are missing."""
         parent = self.parent
-        if parent is None:
-            return outputs
+        assert parent is not None
         answers = parent.answers = parent.answers or {}
         answers[self.number] = outputs
         if parent.bucket is not None or len(answers) < parent.parts:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.dataplane import cache_key, cache_store, items
-from app.dataplane.batcher import Batcher, Batching, BatchSeen
+from app.dataplane.batcher import Batch, Batcher, Batching
 from app.dataplane.cache_key import Keys
 from app.dataplane.pool import Pool
 from app.dataplane.response_cache import ResponseCache
@@ -122,7 +122,7 @@ class Serving:
         labels = bool(self.ready and self.ready.signature and self.ready.signature.labels)
         return labels or bool(self._deployment.labels) or self._deployment.task.endswith("classification")
 
-    def _observe(self, batch: BatchSeen) -> None:
+    def _observe(self, batch: Batch) -> None:
         assert self._metrics is not None
         self._metrics.batch(batch.rows, batch.compute_s, int(time.time() * 1000))
         outputs = batch.outputs
