@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvicorn
@@ -52,6 +52,9 @@ from app.schema.manage import Change, Daemon
 from app.settings import Settings
 from app.workers.probe import Prober
 from app.workers.runtimes import Runtimes
+
+if TYPE_CHECKING:
+    from app.api.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -178,11 +181,13 @@ class House:
 
 class _Uvicorn(uvicorn.Server):
     """Uvicorn that announces when it serves, whose end also ends the event streams, and that lets ``application``
-    answer what has come before it stops listening."""
+    (and the gRPC server) answer what has come before it stops listening."""
 
-    def __init__(self, config: uvicorn.Config, started: Any, house: House, application: Server):
+    def __init__(
+        self, config: uvicorn.Config, started: Any, house: House, application: Server, grpc: "GrpcServer | None"
+    ):
         super().__init__(config)
-        self._announce, self._house, self._application = started, house, application
+        self._announce, self._house, self._application, self._grpc = started, house, application, grpc
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -190,7 +195,9 @@ class _Uvicorn(uvicorn.Server):
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._application.drain(self._house.settings.drain_s)
+        drain_s = self._house.settings.drain_s
+        answered = [self._application.drain(drain_s), *([self._grpc.stop(drain_s)] if self._grpc is not None else [])]
+        await asyncio.gather(*answered)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
@@ -207,6 +214,8 @@ class _Uvicorn(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self._house.stopping.is_set():  # asked twice: without waiting
             self._application.hurry()
+            if self._grpc is not None:
+                self._grpc.hurry()
         self._house.stopping.set()
         super().handle_exit(sig, frame)
 
@@ -246,10 +255,10 @@ def _bind_ollama(settings: Settings) -> tuple[socket.socket | None, list[str]]:
 
 
 @contextlib.asynccontextmanager
-async def _grpc(settings: Settings, house: House) -> AsyncIterator[tuple[str | None, list[str]]]:
-    """The gRPC server, which ends when the house stops: its address, or a note that says why there is none."""
+async def _grpc(settings: Settings, house: House) -> "AsyncIterator[tuple[GrpcServer | None, str | None, list[str]]]":
+    """The gRPC server and its address, or a note that says why there is none."""
     if not settings.grpc_port:
-        yield None, []
+        yield None, None, []
         return
     try:
         # Here, because the library takes a tenth of a second to import and is an extra.
@@ -265,20 +274,13 @@ async def _grpc(settings: Settings, house: House) -> AsyncIterator[tuple[str | N
             else f"/v2 is not served over gRPC: {error}; pip install 'pilothouse[grpc]' brings what it needs"
         )
         log.warning(note)
-        yield None, [note]
+        yield None, None, [note]
         return
-
-    async def end() -> None:
-        await house.stopping.wait()
-        await server.stop(settings.drain_s)
-
-    ending = asyncio.create_task(end(), name="end of gRPC")
     try:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"{host}:{port}", []
+        yield server, f"{host}:{port}", []
     finally:
-        house.stopping.set()
-        await ending
+        await server.stop(0)
 
 
 async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> None:
@@ -324,9 +326,9 @@ async def _serve(settings: Settings, sources: dict[str, str], data: DataDir) -> 
     )
     try:
         await house.open()
-        async with _grpc(settings, house) as (grpc_address, more):
+        async with _grpc(settings, house) as (grpc, grpc_address, more):
             notes += more
-            uvicorn_server = _Uvicorn(config, announce, house, server)
+            uvicorn_server = _Uvicorn(config, announce, house, server, grpc)
             await uvicorn_server.serve(sockets=[sock, *([ollama] if ollama is not None else [])])
     finally:
         try:

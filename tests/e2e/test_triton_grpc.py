@@ -1,6 +1,7 @@
 """What `tritonclient.grpc` can call, against a real daemon: `/v2` over gRPC on a port of its own."""
 
 import queue
+import signal
 import socket
 import time
 
@@ -360,6 +361,60 @@ async def test_the_asynchronous_client_infers_and_streams(daemon, held_out):
     assert np.mean(answer.as_numpy("label") == labels[:10]) > 0.8
 
 
+# --- sequences and kept answers --------------------------------------------------------------------------
+
+
+def counter(path):
+    """A model with state: ``sum`` is ``x`` and all that came before it in the sequence."""
+    info = helper.make_tensor_value_info
+    inputs = [info(name, TensorProto.FLOAT, ["rows", 1]) for name in ("x", "before")]
+    outputs = [info(name, TensorProto.FLOAT, ["rows", 1]) for name in ("sum", "after")]
+    nodes = [helper.make_node("Add", ["x", "before"], [name]) for name in ("sum", "after")]
+    graph = helper.make_graph(nodes, "counter", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_sequences_on_one_stream(client, daemon, tmp_path):
+    """Two sequences whose requests alternate; the ids are a number and a text."""
+    counter(tmp_path / "counter.onnx")
+    daemon.pull(f"file:{tmp_path / 'counter.onnx'}", name="counter")
+    daemon.put("/manage/v1/models/counter/versions/1/card", {"states": {"before": "after"}})
+    assert daemon.deploy("counter")["state"] == "ready"
+    assert client.get_model_config("counter").config.sequence_batching.state[0].input_name == "before"
+    answers: queue.Queue = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    for n in range(1, 6):
+        for sequence, scale in ((7, 1), ("seven", 10)):
+            x = [tensor("x", np.full((1, 1), n * scale, np.float32))]
+            client.async_stream_infer(
+                "counter", x, sequence_id=sequence, sequence_start=n == 1, sequence_end=n == 5, priority=1
+            )
+    client.stop_stream()
+    told = [answers.get(timeout=10) for _ in range(10)]
+    assert [error for _, error in told if error is not None] == []
+    sums = [result.as_numpy("sum").item() for result, _ in told]
+    assert sums == [value for total in (1, 3, 6, 10, 15) for value in (total, 10 * total)]
+    x = [tensor("x", np.ones((1, 1), np.float32))]
+    assert "sequence" in refused(client.infer, "counter", x, sequence_id=7).message()
+
+
+def test_an_answer_that_was_kept_says_so(daemon, held_out):
+    assert daemon.deploy("digits", "kept", settings={"response_cache": True})["state"] == "ready"
+    request = service_pb2.ModelInferRequest(model_name="kept")
+    request.inputs.add(name="image", datatype="FP32", shape=[1, 1, 8, 8])
+    request.raw_input_contents.append(held_out[0][:1].tobytes())
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def outcome(*metadata):
+            answer, call = stub.ModelInfer.with_call(request, metadata=metadata)
+            return answer.raw_output_contents[0], dict(call.trailing_metadata())["x-cache"]
+
+        told = [outcome(), outcome(), outcome(("cache-control", "no-cache")), outcome()]
+    assert [found for _, found in told] == ["miss", "hit", "miss", "hit"]
+    assert len({data for data, _ in told}) == 1
+
+
 # --- shared memory ---------------------------------------------------------------------------------------
 
 
@@ -484,6 +539,26 @@ def test_a_missing_library_is_a_note_and_the_rest_serves(tmp_path):
         [note] = info["notes"]
         assert "No module named 'grpc'" in note and "pilothouse[grpc]" in note
         assert plain.get("/health/ready")
+
+
+def test_a_daemon_that_is_told_twice_does_not_wait_for_a_request(tmp_path):
+    """Once: it lets the request end, for which the model takes a minute."""
+    port = free_port()
+    (tmp_path / "minute.json").write_text('{"engine": "echo", "kind": "tensor", "delay_ms": 60000}')
+    with RunningDaemon(tmp_path / "data", PILOTHOUSE_GRPC_PORT=str(port)) as running:
+        running.pull(f"file:{tmp_path / 'minute.json'}", name="minute")
+        assert running.deploy("minute")["state"] == "ready"
+        answers: queue.Queue = queue.Queue()
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            client.async_infer("minute", slow(), lambda result, error: answers.put(error))
+            running.wait("metrics", "minute", lambda sample: sample["in_flight"] == 1)
+            running.process.send_signal(signal.SIGTERM)
+            until(lambda: running.http.get("/v2").status_code == 503)
+            assert answers.empty()
+            began = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - began < 10
+            assert status(answers.get(timeout=10)) in ("UNAVAILABLE", "CANCELLED")
 
 
 def test_a_stream_does_not_keep_the_daemon_from_stopping(tmp_path):

@@ -1,5 +1,6 @@
 """The gRPC server: who may call what, errors as statuses, limits. It runs in the loop of the daemon."""
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from app.api.auth import Guard
 from app.api.grpc import inference_pb2, status
 from app.api.grpc.stream import Stream
 from app.api.http import Scope
+from app.dataplane.cache_control import CALLER, Caller
 from app.errors import BadSetting, NotReady
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -24,11 +26,12 @@ _LONGEST_ID = 128
 class Rpc:
     """One call as a handler sees it."""
 
-    __slots__ = ("_context", "id")
+    __slots__ = ("_context", "caller", "id")
 
     def __init__(self, context: grpc.aio.ServicerContext, new_id: Callable[[], str]):
         self._context = context
         self.id: str = self.metadata(_REQUEST_ID)[:_LONGEST_ID] or new_id()
+        self.caller = Caller(self.header)
 
     def metadata(self, name: str) -> str:
         """The first text under ``name``, or an empty one."""
@@ -68,6 +71,7 @@ class GrpcServer:
         self._numbers = itertools.count(1)
         self._streams: set[Stream] = set()
         self._stopping = False
+        self._hurried = asyncio.Event()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -91,11 +95,21 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let the running ones end for ``grace_s``, then cancel them. Streams end once what they
-        have read is answered."""
+        have read is answered. May be called again."""
         self._stopping = True
         for stream in self._streams:
             stream.finish()
-        await self._server.stop(grace_s)
+        stopped = asyncio.ensure_future(self._server.stop(grace_s))
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait((stopped, hurried), return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stopped.done():
+            await self._server.stop(None)
+        await stopped
+
+    def hurry(self) -> None:
+        """Do not wait any longer in `stop`."""
+        self._hurried.set()
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler:
         kind = SERVICE.methods_by_name[method.name]
@@ -108,6 +122,7 @@ class GrpcServer:
     def _enter(self, method: Method, context: grpc.aio.ServicerContext) -> Rpc:
         """Raises `Unauthorized` or `Forbidden`."""
         rpc = Rpc(context, lambda: f"{self._prefix}-{next(self._numbers)}")
+        CALLER.set(rpc.caller)  # of this call's own task
         context.set_trailing_metadata(((_REQUEST_ID, rpc.id),))
         self._guard.check_key(rpc, method.scope)
         return rpc
@@ -115,9 +130,14 @@ class GrpcServer:
     def _unary(self, method: Method) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
-                return await method.answer(request, self._enter(method, context))
+                rpc = self._enter(method, context)
+                answer = await method.answer(request, rpc)
             except Exception as error:
                 await _abort(context, error, method.name)
+            else:
+                if rpc.caller.outcome:
+                    context.set_trailing_metadata((*context.trailing_metadata(), ("x-cache", rpc.caller.outcome)))
+                return answer
 
         return serve
 

@@ -85,10 +85,11 @@ class InferenceService:
     # --- inference ------------------------------------------------------------------------------------
 
     async def infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> pb.ModelInferResponse:
+        arrived = time.perf_counter()
         try:
-            call = self._decode(request, rpc.remaining_s)
+            call = self._decode(request, arrived, rpc.remaining_s)
         except Exception:
-            self._service.refused(request.model_name)
+            self._service.refused(request.model_name, time.perf_counter() - arrived)
             raise
         return tensors.response(call, await self._service.infer(call))
 
@@ -98,8 +99,7 @@ class InferenceService:
         answer.parameters["triton_final_response"].bool_param = True
         return pb.ModelStreamInferResponse(infer_response=answer)
 
-    def _decode(self, request: pb.ModelInferRequest, remaining_s: float | None) -> Call:
-        arrived = time.perf_counter()
+    def _decode(self, request: pb.ModelInferRequest, arrived: float, remaining_s: float | None) -> Call:
         return Call(
             request.model_name,
             tensors.inputs(request, self._service.regions.read),

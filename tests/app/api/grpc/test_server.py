@@ -311,6 +311,25 @@ async def test_stopping_answers_what_was_read_and_ends_streams_that_wait(peer):
     await asyncio.wait_for(stopping, 5)
 
 
+async def test_a_stop_may_be_hurried(peer):
+    began = asyncio.Event()
+
+    async def hang(request, rpc):
+        began.set()
+        await forever(request, rpc)
+
+    peer.answer = hang
+    call = peer.call("ModelInfer")(Request(id="stuck"))
+    await began.wait()
+    stopping = asyncio.create_task(peer.server.stop(600))
+    done, _ = await asyncio.wait([stopping], timeout=0.1)
+    assert not done
+    peer.server.hurry()
+    await asyncio.wait_for(stopping, 5)
+    assert await asyncio.wait_for(peer.cancelled.get(), 5) == "stuck"
+    assert await call.code() is not StatusCode.OK
+
+
 async def test_stopping_cancels_what_does_not_end(peer):
     began = asyncio.Event()
 
