@@ -2,6 +2,9 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from app.dataplane import items
 from app.deployments import lifecycle
@@ -9,6 +12,7 @@ from app.deployments.pipeline_serving import PipelineServing
 from app.deployments.serving import Serving
 from app.errors import PilothouseError
 from app.schema.manage import Deployment, DeploymentSpec, Pending, Problem, TensorMetadata
+from engines.card import Card
 from engines.protocol import Signature
 
 
@@ -71,6 +75,7 @@ class Generation:
             decision=deployment.decision,
             error=deployment.error,
             note=f"{current.title} goes on as before; declare that again to drop the change" if failed else "",
+            before=current.spec,
             since=deployment.since,
         )
 
@@ -91,6 +96,7 @@ class Generation:
         if ready.signature is not None:
             _show_signature(deployment, ready.signature)
             deployment.capabilities = items.capabilities(serving.plan.load.card, ready.items)
+            deployment.card = _steps(serving.plan.load.card) if ready.items is not None else {}
         if (language := ready.language) is not None:
             deployment.context_tokens = language.context_tokens
             deployment.sequences = language.sequences
@@ -109,6 +115,11 @@ class Generation:
         if self.serving is not None:
             await self.serving.stop(drain_s)
             self.serving = None
+
+
+def _steps(card: Card) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(card, labels=[]))
+    return shown
 
 
 def _show_signature(deployment: Deployment, signature: Signature) -> None:

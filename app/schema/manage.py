@@ -271,6 +271,7 @@ class Decision(msgspec.Struct, kw_only=True):
 class Replica(msgspec.Struct, kw_only=True):
     id: str
     state: Literal["starting", "ready", "failed", "stopping", "backoff"]
+    device: str | None = None
     pid: int | None = None
     memory_bytes: int | None = None
     restarts: int = 0
@@ -289,6 +290,8 @@ class Pending(msgspec.Struct, kw_only=True):
     error: Problem | None = None
     note: str = ""
     """Where it has failed: what goes on, and the way back."""
+    before: DeploymentSpec | None = None
+    """What serves meanwhile: declared again it drops the change."""
     since: str = ""
 
 
@@ -321,6 +324,9 @@ class Deployment(msgspec.Struct, kw_only=True):
     inputs: list[TensorMetadata] = []
     outputs: list[TensorMetadata] = []
     labels: list[str] = []
+    card: dict[str, Any] = {}
+    """The declared steps of a tensor model as its workers run them, without the labels; empty: it takes only
+    tensors."""
     context_tokens: int | None = None
     """Longest prompt plus answer of one sequence, as it is served."""
     trained_context_tokens: int | None = None

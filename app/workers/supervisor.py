@@ -60,7 +60,7 @@ class ReplicaKeeper:
         left: Callable[[WorkerClient], None],
         changed: Callable[[], None],
     ):
-        self.view = Replica(id=replica_id, state="starting")
+        self.view = Replica(id=replica_id, state="starting", device=plan.load.device)
         self.ready: Ready | None = None
         self._plan = plan
         self._joined, self._left, self._changed = joined, left, changed

@@ -192,7 +192,9 @@ def encode(message: AnyRequest, call: Call, answer: Inference) -> Response:
             outputs.append(InferOutput(tensor.name, tensor.datatype, tensor.shape, encode_json(tensor)))
     target = answer.target
     header = _response.encode(InferResponse(target.route, str(target.version), outputs, message.id))
-    timing = b"queue;dur=%.3f, compute;dur=%.3f" % (answer.queue_s * 1e3, answer.compute_s * 1e3)
+    timing = b"queue;dur=%.3f, input;dur=%.3f, compute;dur=%.3f, output;dur=%.3f" % (
+        answer.queue_s * 1e3, answer.input_s * 1e3, answer.compute_s * 1e3, answer.output_s * 1e3
+    )  # fmt: skip
     for step in answer.steps:
         timing += b", %s;dur=%.3f" % (_NO_TOKEN.sub("_", step.name).encode(), step.total_s * 1e3)
     if not parts:
