@@ -2,10 +2,12 @@
 
 import asyncio
 import importlib.util
+import itertools
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from app.errors import BadSetting
@@ -17,9 +19,11 @@ ENTRY_BYTES = 400
 #: An answer beyond this share of the cache is not kept: it would push out too many others.
 LARGEST_SHARE = 0.25
 #: A Redis that does not answer in this time is taken for away, and asked again after a while.
-REDIS_TIMEOUT_S = 0.25
+REDIS_TIMEOUT_S = 0.5
 REDIS_PAUSE_S = 5.0
-_REDIS_CONNECTIONS = 64
+_REDIS_CONNECTIONS = 16
+#: Lookups that share one command at most.
+_LOOKUPS = 256
 
 
 class Store(Protocol):
@@ -101,7 +105,8 @@ class RedisStore:
     """Keys are ``pilothouse:DIGEST:KEY``, ``digest`` that of the version. How much is kept in all, and what goes first,
     is Redis's own business (``maxmemory``, ``maxmemory-policy``); an entry is at most a quarter of ``limit_bytes``.
 
-    A Redis that is away costs `REDIS_TIMEOUT_S` at most once in `REDIS_PAUSE_S`; then nothing is found or kept.
+    A Redis that is away costs `REDIS_TIMEOUT_S` at most once in `REDIS_PAUSE_S`; then nothing is found or kept. One
+    command looks for what all requests want at the time: a command costs more than what it brings.
     """
 
     evictions = size_bytes = 0
@@ -124,6 +129,8 @@ class RedisStore:
         self._failures = (RedisError, OSError, TimeoutError)
         self._prefix = f"pilothouse:{digest}:"
         self._ttl_ms = int(ttl_s * 1000) or None
+        self._lookups: list[tuple[Sequence[bytes], asyncio.Future[list[bytes | None]]]] = []
+        self._looking: asyncio.Task[None] | None = None
         self._asked_again_at = 0.0
         self._away = False
         self.errors = 0
@@ -133,8 +140,34 @@ class RedisStore:
         return 0
 
     async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        found = await self._ask(lambda: self._redis.mget([self._name(key) for key in keys]))
-        return [None] * len(keys) if found is None else found
+        if not keys:
+            return []
+        if self._paused:
+            self.errors += 1
+            return [None] * len(keys)
+        future: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+        self._lookups.append((keys, future))
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        return await future
+
+    async def _look(self) -> None:
+        lookups: list[tuple[Sequence[bytes], asyncio.Future[list[bytes | None]]]] = []
+        try:
+            while self._lookups:
+                lookups, self._lookups = self._lookups[:_LOOKUPS], self._lookups[_LOOKUPS:]
+                names = [self._name(key) for keys, _ in lookups for key in keys]
+                found = iter(await self._ask(partial(self._redis.mget, names)) or [None] * len(names))
+                for keys, future in lookups:
+                    entries = list(itertools.islice(found, len(keys)))
+                    if not future.done():  # its client may have gone
+                        future.set_result(entries)
+        finally:
+            self._looking = None
+            for keys, future in (*lookups, *self._lookups):  # none, but when the program ends
+                if not future.done():
+                    future.set_result([None] * len(keys))
+            self._lookups.clear()
 
     async def put(self, entries: Mapping[bytes, bytes]) -> None:
         async def send() -> None:
@@ -165,8 +198,12 @@ class RedisStore:
     def _name(self, key: bytes) -> str:
         return self._prefix + key.hex()
 
+    @property
+    def _paused(self) -> bool:
+        return time.monotonic() < self._asked_again_at
+
     async def _ask(self, call: Callable[[], Any], timeout_s: float | None = REDIS_TIMEOUT_S) -> Any:
-        if time.monotonic() < self._asked_again_at:
+        if self._paused:
             self.errors += 1
             return None
         try:

@@ -37,7 +37,8 @@ async def infer(cache: ResponseCache, target: Target, ask: Ask, inputs: list[Ten
     async def compute(which: list[int]) -> list[bytes]:
         nonlocal own
         # It may be for others too: it does not end when the time of this request does.
-        patient = replace(ask, timeout_s=max(ask.timeout_s or 0, target.timeout_s))
+        hasty = ask.timeout_s is not None and ask.timeout_s < target.timeout_s
+        patient = replace(ask, timeout_s=None) if hasty else ask
         own = await run(target, patient, inputs if len(which) == len(rows) else _together([rows[i] for i in which]))
         return [pack(outputs) for outputs in (_rows(own.outputs) if len(rows) > 1 else [own.outputs])]
 
@@ -49,7 +50,8 @@ async def infer(cache: ResponseCache, target: Target, ask: Ask, inputs: list[Ten
     outputs = _together(answers)
     if own is None:
         return Inference(target, outputs, cached=True)
-    return replace(own, outputs=outputs)
+    own.outputs = outputs
+    return own
 
 
 def _apart(signature: Signature | None, inputs: Sequence[Tensor]) -> bool:

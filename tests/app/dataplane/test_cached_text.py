@@ -72,6 +72,14 @@ async def test_calls_and_thoughts_are_told_again(cached):
     assert [e.reasoning for e in second if e.reasoning] == ["I ", "repeat."]
 
 
+async def test_probabilities_are_told_again(cached):
+    first, second = await cached.ask(logprobs=1), await cached.ask(logprobs=1)
+    assert [event.logprobs for event in first] == [event.logprobs for event in second]
+    assert first[1].logprobs[0].top == [(1, b"one ", -0.5)]
+    await cached.ask()
+    assert cached.written == 2
+
+
 async def test_sampled_text_is_written_every_time_unless_it_has_a_seed(cached):
     for sampling in (Sampling(), Sampling(), Sampling(seed=3), Sampling(seed=3)):
         await cached.ask(sampling=sampling)

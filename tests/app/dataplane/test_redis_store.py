@@ -33,7 +33,9 @@ async def open_store(redis_server):
 async def test_what_was_put_is_found_also_by_another_installation(open_store):
     store = open_store()
     await store.put({key(1): b"one", key(2): b"\0\xff"})
-    assert await open_store().get([key(2), key(3), key(1)]) == [b"\0\xff", None, b"one"]
+    other = open_store()
+    assert await other.get([key(2), key(3), key(1)]) == [b"\0\xff", None, b"one"]
+    assert (await other.get([]), other.errors) == ([], 0)
     assert store.errors == 0
 
 
@@ -103,10 +105,20 @@ async def test_while_it_is_away_it_is_not_asked_again_at_once(redis_server, open
     assert store.errors == 1001
 
 
-async def test_many_at_once_share_few_connections(open_store):
+async def test_many_at_once_share_few_commands(open_store):
     store = open_store()
     assert isinstance(store, RedisStore)
     await store.put({key(n): b"%d" % n for n in range(500)})
-    found = await asyncio.gather(*(store.get([key(n)]) for n in range(500)))
-    assert found == [[b"%d" % n] for n in range(500)]
+    found = await asyncio.gather(*(store.get([key(n), key(n + 1)]) for n in range(499)))
+    assert found == [[b"%d" % n, b"%d" % (n + 1)] for n in range(499)]
+    assert (await store._redis.info("commandstats"))["cmdstat_mget"]["calls"] <= 3
     assert store.errors == 0
+
+
+async def test_one_who_goes_away_takes_nobody_along(open_store):
+    store = open_store()
+    await store.put({key(1): b"one"})
+    gone, others = asyncio.create_task(store.get([key(1)])), [asyncio.create_task(store.get([key(1)])) for _ in "ab"]
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await asyncio.gather(*others) == [[b"one"]] * 2
