@@ -52,7 +52,12 @@ class RunningDaemon:
         return self.process.pid
 
     def workers(self) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.pid).children(recursive=True) if "engines" in child.cmdline()]
+        found = []
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended, and is a zombie or gone
+                if "engines" in child.cmdline():
+                    found.append(child)
+        return found
 
     def get(self, path: str, **more: Any) -> Any:
         return self._json(self.http.get(path, **more))

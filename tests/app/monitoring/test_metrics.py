@@ -71,3 +71,15 @@ def test_counting_does_not_weigh_on_the_hot_path() -> None:
         return (time.perf_counter() - begun) / calls
 
     assert min(seconds_per_call() for _ in range(7)) < 5e-6
+
+
+def test_what_is_to_serve_a_route_counts_when_it_is_adopted():
+    metrics = Metrics()
+    first = digits(metrics)
+    candidate = metrics.candidate("digits", model="digits", version=2, kind="tensor", engine="onnxruntime")
+    candidate.failed("OTHER")
+    assert list(metrics) == [first]
+    assert metrics.adopt(candidate) is candidate
+    assert list(metrics) == [candidate]
+    again = metrics.candidate("digits", model="digits", version=2, kind="tensor", engine="onnxruntime")
+    assert again is candidate  # the same version goes on counting
