@@ -408,7 +408,11 @@ def test_an_answer_that_was_kept_says_so(daemon, held_out):
 
         def outcome(*metadata):
             answer, call = stub.ModelInfer.with_call(request, metadata=metadata)
-            return answer.raw_output_contents[0], dict(call.trailing_metadata())["x-cache"]
+            told = dict(call.trailing_metadata())
+            assert [part.strip().partition(";")[0] for part in told["server-timing"].split(",")] == [
+                "queue", "input", "compute", "output"
+            ]  # fmt: skip
+            return answer.raw_output_contents[0], told["x-cache"]
 
         told = [outcome(), outcome(), outcome(("cache-control", "no-cache")), outcome()]
     assert [found for _, found in told] == ["miss", "hit", "miss", "hit"]

@@ -12,43 +12,14 @@ import grpc.aio
 
 from app.api.auth import Guard
 from app.api.grpc import inference_pb2, status
+from app.api.grpc.rpc import Rpc
 from app.api.grpc.stream import Stream
 from app.api.http import Scope
-from app.dataplane.cache_control import CALLER, Caller
+from app.dataplane.cache_control import CALLER
 from app.errors import BadSetting, NotReady
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _METADATA_BYTES = 16 << 10
-_REQUEST_ID = "x-request-id"
-_LONGEST_ID = 128
-
-
-class Rpc:
-    """One call as a handler sees it."""
-
-    __slots__ = ("_context", "caller", "id")
-
-    def __init__(self, context: grpc.aio.ServicerContext, new_id: Callable[[], str]):
-        self._context = context
-        self.id: str = self.metadata(_REQUEST_ID)[:_LONGEST_ID] or new_id()
-        self.caller = Caller(self.header)
-
-    def metadata(self, name: str) -> str:
-        """The first text under ``name``, or an empty one."""
-        for key, value in self._context.invocation_metadata() or ():
-            if key == name and isinstance(value, str):
-                return value
-        return ""
-
-    def header(self, name: bytes) -> bytes | None:
-        """As of an HTTP request."""
-        return self.metadata(name.decode()).encode() or None
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Until the client's deadline; `None`: it has none."""
-        left: float | None = self._context.time_remaining()
-        return left
 
 
 @dataclass(frozen=True)
@@ -119,24 +90,21 @@ class GrpcServer:
             return grpc.stream_stream_rpc_method_handler(self._stream(method, method.failed), decode, encode)
         return grpc.unary_unary_rpc_method_handler(self._unary(method), decode, encode)
 
-    def _enter(self, method: Method, context: grpc.aio.ServicerContext) -> Rpc:
-        """Raises `Unauthorized` or `Forbidden`."""
-        rpc = Rpc(context, lambda: f"{self._prefix}-{next(self._numbers)}")
+    def _rpc(self, context: grpc.aio.ServicerContext) -> Rpc:
+        rpc = Rpc(context, f"{self._prefix}-{next(self._numbers)}")
         CALLER.set(rpc.caller)  # of this call's own task
-        context.set_trailing_metadata(((_REQUEST_ID, rpc.id),))
-        self._guard.check_key(rpc, method.scope)
         return rpc
 
     def _unary(self, method: Method) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
         async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            rpc = self._rpc(context)
             try:
-                rpc = self._enter(method, context)
+                self._guard.check_key(rpc, method.scope)
                 answer = await method.answer(request, rpc)
             except Exception as error:
-                await _abort(context, error, method.name)
+                await rpc.abort(error, method.name)
             else:
-                if rpc.caller.outcome:
-                    context.set_trailing_metadata((*context.trailing_metadata(), ("x-cache", rpc.caller.outcome)))
+                rpc.end()
                 return answer
 
         return serve
@@ -152,22 +120,19 @@ class GrpcServer:
                     known = status.known(error, method.name)
                     return known if strict else failed(request, status.text(known))
 
+            rpc = self._rpc(context)
+            strict = rpc.metadata("triton_grpc_error") == "true"  # Triton's word for: the first error ends the stream
             stream = Stream(requests, context, answer)
             self._streams.add(stream)
             try:
-                rpc = self._enter(method, context)
-                strict = rpc.metadata("triton_grpc_error") == "true"  # Triton's word for: the first error ends it
+                self._guard.check_key(rpc, method.scope)
                 await stream.run()
                 if self._stopping:
                     raise NotReady("the server is stopping", hint="connect again")
+                rpc.end()
             except Exception as error:
-                await _abort(context, error, method.name)
+                await rpc.abort(error, method.name)
             finally:
                 self._streams.discard(stream)
 
         return serve
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: Exception, method: str) -> None:
-    known = status.known(error, method)
-    await context.abort(status.code(known), status.text(known), (*context.trailing_metadata(), *status.retry(known)))

@@ -8,9 +8,12 @@ from google.protobuf import json_format
 
 from app.api.grpc import inference_pb2 as pb
 from app.api.grpc import tensors
-from app.api.grpc.server import Method, Rpc
+from app.api.grpc.rpc import Rpc
+from app.api.grpc.server import Method
 from app.api.kserve import parameters
 from app.api.kserve.service import Call, Service, check_cuda
+from app.api.kserve.timing import server_timing
+from app.dataplane.inference import Inference
 from app.errors import NotFound, NotReady
 
 #: Trace settings of more than one value; the others are texts.
@@ -85,19 +88,25 @@ class InferenceService:
     # --- inference ------------------------------------------------------------------------------------
 
     async def infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> pb.ModelInferResponse:
+        message, answer = await self._infer(request, rpc)
+        rpc.tell("server-timing", server_timing(answer).decode())
+        return message
+
+    async def stream_infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> pb.ModelStreamInferResponse:
+        """Every request has one answer here, which is therefore its final one."""
+        message, _ = await self._infer(request, rpc)
+        message.parameters["triton_final_response"].bool_param = True
+        return pb.ModelStreamInferResponse(infer_response=message)
+
+    async def _infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> tuple[pb.ModelInferResponse, Inference]:
         arrived = time.perf_counter()
         try:
             call = self._decode(request, arrived, rpc.remaining_s)
         except Exception:
             self._service.refused(request.model_name, time.perf_counter() - arrived)
             raise
-        return tensors.response(call, await self._service.infer(call))
-
-    async def stream_infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> pb.ModelStreamInferResponse:
-        """Every request has one answer here, which is therefore its final one."""
-        answer = await self.infer(request, rpc)
-        answer.parameters["triton_final_response"].bool_param = True
-        return pb.ModelStreamInferResponse(infer_response=answer)
+        answer = await self._service.infer(call)
+        return tensors.response(call, answer), answer
 
     def _decode(self, request: pb.ModelInferRequest, arrived: float, remaining_s: float | None) -> Call:
         return Call(

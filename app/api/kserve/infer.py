@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from app.api.kserve.parameters import Place
 from app.api.kserve.service import Call
 from app.api.kserve.shared_memory import Regions
 from app.api.kserve.tensors import decode_json, encode_json, pack_numbers
+from app.api.kserve.timing import server_timing
 from app.dataplane.inference import Inference
 from app.dataplane.tensors import SIZES, Tensor, pack_strings
 from app.errors import InvalidInput
@@ -41,8 +41,6 @@ class _Request(msgspec.Struct):
 
 AnyRequest = InferRequest | _Request
 _NOTHING_SAID: tuple[dict[str, Any], Place | None] = {}, None
-#: What may not be in the name of an entry of Server-Timing.
-_NO_TOKEN = re.compile(r"[^A-Za-z0-9_.-]")
 _numeric = msgspec.json.Decoder(_Request)
 _request = msgspec.json.Decoder(InferRequest)
 _response = msgspec.json.Encoder()
@@ -192,11 +190,7 @@ def encode(message: AnyRequest, call: Call, answer: Inference) -> Response:
             outputs.append(InferOutput(tensor.name, tensor.datatype, tensor.shape, encode_json(tensor)))
     target = answer.target
     header = _response.encode(InferResponse(target.route, str(target.version), outputs, message.id))
-    timing = b"queue;dur=%.3f, input;dur=%.3f, compute;dur=%.3f, output;dur=%.3f" % (
-        answer.queue_s * 1e3, answer.input_s * 1e3, answer.compute_s * 1e3, answer.output_s * 1e3
-    )  # fmt: skip
-    for step in answer.steps:
-        timing += b", %s;dur=%.3f" % (_NO_TOKEN.sub("_", step.name).encode(), step.total_s * 1e3)
+    timing = server_timing(answer)
     if not parts:
         return Response(header, headers=[(b"server-timing", timing)])
     return Response(

@@ -7,7 +7,8 @@ import pytest
 
 from app.api.auth import Guard
 from app.api.grpc import inference_pb2 as pb
-from app.api.grpc.server import SERVICE, GrpcServer, Method, Rpc
+from app.api.grpc.rpc import Rpc
+from app.api.grpc.server import SERVICE, GrpcServer, Method
 from app.settings import Settings
 
 LIMIT = 1 << 20
