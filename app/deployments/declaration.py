@@ -12,18 +12,29 @@ from app.errors import InvalidInput, NotFound
 from app.registry import cards
 from app.registry.names import check_name
 from app.registry.registry import Registry
-from app.schema.manage import Deployment, DeploymentSpec
+from app.schema.manage import Deployment, DeploymentSpec, Pipeline
 from engines.selection import ENGINES
 
 MOST_REPLICAS = 64
 
 
-def check(registry: Registry, route: str, spec: DeploymentSpec, table: Table, uses: pipelines.Uses) -> DeploymentSpec:
-    """``spec`` with everything pinned, if it can be served as ``route``; ``table`` and ``uses`` are what a pipeline is
-    checked against. Raises `PilothouseError` that names the field."""
+def check(
+    registry: Registry,
+    route: str,
+    spec: DeploymentSpec,
+    table: Table,
+    uses: pipelines.Uses,
+    known: Pipeline | None = None,
+) -> DeploymentSpec:
+    """``spec`` with everything pinned, if it can be served as ``route``. A pipeline is checked against ``table`` and
+    ``uses``, unless it is ``known``: declared already, so that it can be stopped and declared again whatever has become
+    of its routes. Raises `PilothouseError` that names the field."""
     check_name(route)
     if spec.pipeline is not None:
-        return _check_pipeline(route, spec, table, uses)
+        plain = _check_pipeline(spec)
+        if spec.pipeline != known:
+            pipelines.check(route, spec.pipeline, table, uses)
+        return plain
     if not spec.model:
         raise InvalidInput("there is neither a model nor a pipeline", hint="name one of them", field="model")
     model, version = registry.resolve(spec.model if spec.version is None else f"{spec.model}@{spec.version}")
@@ -43,8 +54,8 @@ def check(registry: Registry, route: str, spec: DeploymentSpec, table: Table, us
     return parts.check(registry, spec, version)
 
 
-def _check_pipeline(route: str, spec: DeploymentSpec, table: Table, uses: pipelines.Uses) -> DeploymentSpec:
-    assert spec.pipeline is not None
+def _check_pipeline(spec: DeploymentSpec) -> DeploymentSpec:
+    """All but its graph."""
     if spec != DeploymentSpec(pipeline=spec.pipeline, stopped=spec.stopped, settings=spec.settings):
         raise InvalidInput(
             "a pipeline has no model, engine, device, replicas or parts of its own",
@@ -58,7 +69,6 @@ def _check_pipeline(route: str, spec: DeploymentSpec, table: Table, uses: pipeli
                 hint="set it on the routes that it calls; request_timeout_s is one of a pipeline",
                 field=f"settings.{key}",
             )
-    pipelines.check(route, spec.pipeline, table, uses)
     return msgspec.structs.replace(spec, settings=options.check(spec.settings, ENGINE))
 
 

@@ -161,8 +161,9 @@ class Reconciler:
         one_pipeline = self._pipelining if spec.pipeline is not None else contextlib.nullcontext()
         async with one_pipeline, self._locks.setdefault(route, asyncio.Lock()):
             uses = self._uses() | {route: frozenset[str]()}
-            spec = declaration.check(self._registry, route, spec, self._dataplane.table, uses)
             line = self._lines.get(route)
+            known = line.newest.spec.pipeline if line is not None else None
+            spec = declaration.check(self._registry, route, spec, self._dataplane.table, uses, known)
             before = line.current.deployment if line is not None else None
             if before is not None and temporary and not before.temporary:
                 raise Conflict(f"{route} is deployed already", hint="use it as it is, or undeploy it first")

@@ -236,3 +236,17 @@ async def test_a_pipeline_of_a_stopped_route_says_so_and_comes_back(house: House
     async with asyncio.timeout(30):
         await house.reconciler.settled("pipe")
     await house.ask("pipe", "v0")
+
+
+async def test_a_pipeline_can_be_stopped_and_declared_again_whatever_its_routes_do(house: House):
+    await house.deploy()
+    await house.reconciler.put("pipe", chain("echo"))
+    await house.reconciler.delete("echo", force=True)
+    stopped = chain("echo")
+    stopped.stopped = True
+    assert (await house.reconciler.put("pipe", stopped)).state == "stopped"
+    assert (await house.reconciler.put("pipe", chain("echo"))).state == "starting"
+    await house.deploy()
+    async with asyncio.timeout(30):
+        await house.reconciler.settled("pipe")
+    await house.ask("pipe", "v0")
