@@ -79,23 +79,25 @@ def check(sampling: Sampling) -> None:
         raise EngineError("invalid_input", "logit_bias holds a negative token or no number", field="logit_bias")
 
 
-def top_candidates(row: np.ndarray, count: int) -> np.ndarray:
-    """Ids of at least the ``count`` largest logits of ``row``, ascending; usually not many more.
+def top_candidates(row: np.ndarray, count: int) -> tuple[np.ndarray, np.float32]:
+    """Ids of at least the ``count`` largest logits of ``row``, ascending, usually not many more; and the largest.
 
     The ``count``-th largest of the blocks' maxima is a lower bound for the ``count``-th largest logit, and only
-    blocks that reach it need to be looked at.
+    blocks that reach it need to be looked at. Raises `EngineError` as `_largest`.
     """
-    size = 1 << (len(row).bit_length() // 2)
+    size = 1 << ((len(row).bit_length() + 1) // 2)
     blocks = len(row) // size
     if count >= blocks:
-        return np.arange(len(row))
+        return np.arange(len(row)), _largest(row)[1]
+    rest = row[blocks * size :]
     whole = row[: blocks * size].reshape(blocks, size)
     peaks = whole.max(axis=1)
+    largest = _finite(peaks.max() if not len(rest) else np.maximum(peaks.max(), rest.max()))
     bound = np.partition(peaks, blocks - count)[blocks - count]
     chosen = np.flatnonzero(peaks >= bound)
-    block, offset = np.nonzero(whole[chosen] >= bound)
-    rest = np.arange(blocks * size, len(row))
-    return np.concatenate([chosen[block] * size + offset, rest])
+    places = np.flatnonzero(whole[chosen].ravel() >= bound)  # in one dimension: half the time of two
+    ids = chosen[places // size] * size + places % size
+    return np.concatenate([ids, np.arange(blocks * size, len(row))]), largest
 
 
 def allowed_ids(mask: np.ndarray) -> np.ndarray:
@@ -115,7 +117,7 @@ def logprobs(row: np.ndarray, token: int, count: int) -> tuple[float, list[tuple
     """
     largest = _largest(row)[1]
     total = float(largest) + math.log(np.exp(row - largest).sum(dtype=np.float64))
-    ids, logits = _descending(row, top_candidates(row, count)) if count > 0 else (np.empty(0, np.int64), row[:0])
+    ids, logits = _descending(row, top_candidates(row, count)[0]) if count > 0 else (np.empty(0, np.int64), row[:0])
     likeliest = [(int(i), float(x) - total) for i, x in zip(ids[:count], logits[:count], strict=True)]
     return float(row[token]) - total, likeliest
 
@@ -239,12 +241,12 @@ class Sampler:
 
     def _choose(self, logits: np.ndarray, ids: np.ndarray | None = None) -> int:
         """Index of one of ``logits``; the i-th is of token ``ids[i]``, or of token i."""
-        index, largest = _largest(logits)
         if self._greedy:
-            return index
+            return _largest(logits)[0]
         if self._native_steps is not None:
+            _largest(logits)
             return self._choose_natively(logits, ids)
-        return self._draw(*self._candidates(logits, largest))
+        return self._draw(*self._candidates(logits))
 
     def _choose_natively(self, logits: np.ndarray, ids: np.ndarray | None) -> int:
         if self._chain is None:
@@ -263,24 +265,27 @@ class Sampler:
         harmless: it lowers single logits, and only of tokens that were seen."""
         match self._native_steps:
             case ["top_k", *_]:
-                kept = top_candidates(logits, self._top_k)
+                kept, _ = top_candidates(logits, self._top_k)
             case ["dry", "top_k", *_] if self._sampling.dry_multiplier > 0:
-                kept = top_candidates(logits, self._top_k + len(self._seen))
+                kept, _ = top_candidates(logits, self._top_k + len(self._seen))
             case _:
                 return np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else None
         # llama.cpp's typical-p and Mirostat compute 0 · log 0 of a token that is banned.
         return kept[logits[kept] > -np.inf]
 
-    def _candidates(self, row: np.ndarray, largest: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(indices, logits) that top-k, top-p and min-p leave, in the order in which llama.cpp draws from them."""
         if self._top_k > 0:
-            ids, logits = _descending(row, top_candidates(row, self._top_k))
+            some, largest = top_candidates(row, self._top_k)
+            ids, logits = _descending(row, some)
             ids, logits = ids[: self._top_k], logits[: self._top_k]
             total = np.exp(logits - largest).sum()
         elif self._top_p < 1.0:
             # The share of each token is of the whole vocabulary.
+            largest = _largest(row)[1]
             ids, logits, total = self._nucleus_candidates(row, largest)
         else:
+            largest = _largest(row)[1]
             ids = np.arange(len(row)) if self._min_p <= 0 else np.flatnonzero(row >= self._min_logit(largest))
             return ids, row[ids]
         if self._top_p < 1.0:
@@ -317,11 +322,15 @@ class Sampler:
 
 
 def _largest(logits: np.ndarray) -> tuple[int, np.float32]:
+    """(index, value). Raises `EngineError` (``engine_failed``)."""
     index = int(logits.argmax())
-    largest = logits[index]
-    if not np.isfinite(largest):
+    return index, _finite(logits[index])
+
+
+def _finite(largest: np.float32) -> np.float32:
+    if not math.isfinite(largest):
         raise EngineError("engine_failed", "the model's output is not a number, or every token is banned")
-    return index, largest
+    return largest
 
 
 def _descending(row: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -163,11 +163,21 @@ def test_candidates_hold_the_largest(seed: int, count: int, vocabulary: int, tie
     row = np.random.default_rng(seed).standard_normal(vocabulary).astype(np.float32)
     if ties:
         row = np.round(row)
-    ids = top_candidates(row, count)
+    ids, top = top_candidates(row, count)
+    assert top == row.max()
     assert len(set(ids)) == len(ids)
     assert np.all(np.diff(ids) > 0)
     largest = np.sort(row)[::-1][:count]
     assert np.array_equal(np.sort(row[ids])[::-1][:count], largest)
+
+
+@pytest.mark.parametrize("vocabulary", [200, 40_000])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_a_number_is_no_candidate(vocabulary: int, wrong: float) -> None:
+    row = np.zeros(vocabulary, np.float32)
+    row[vocabulary - 3] = wrong
+    with pytest.raises(EngineError, match="not a number"):
+        top_candidates(row, 40)
 
 
 def test_banned_tokens_are_never_drawn() -> None:
