@@ -14,12 +14,12 @@ _TENSORS = (".npy", ".npz", ".json")
 
 def read(session: Session, deployment: dict[str, Any], given: str) -> Any | None:
     """``given`` as `/v1/classify` and `/v1/embeddings` take it; `None` where the deployment takes no items, or where
-    ``given`` is rather an input of `/v2`. Raises `ClientError`."""
-    if not {"classify", "embedding"} & set(deployment.get("capabilities") or ()):
+    ``given`` is rather tensors. Raises `ClientError`."""
+    if (deployment.get("spec") or {}).get("pipeline"):
         return None
     version = f"{escape(deployment['model'])}/versions/{deployment['version']}"
     kind = session.client.get(f"/manage/v1/models/{version}/card")["item"]
-    return item(kind, given, {entry["name"] for entry in deployment["inputs"]})
+    return item(kind, given, {entry["name"] for entry in deployment["inputs"]}) if kind else None
 
 
 def item(kind: str, given: str, inputs: set[str]) -> Any | None:
@@ -35,3 +35,11 @@ def item(kind: str, given: str, inputs: set[str]) -> Any | None:
     if kind == "text":
         return given if given and not tensors else None
     return {kind: base64.b64encode(path.read_bytes()).decode()} if not tensors and path.is_file() else None
+
+
+def content(item: Any) -> bytes:
+    """An item of `read` as `/v2` takes it."""
+    if isinstance(item, str):
+        return item.encode()
+    [(kind, value)] = item.items()
+    return json.dumps(value).encode() if kind == "row" else base64.b64decode(value)

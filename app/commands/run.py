@@ -100,9 +100,13 @@ def _predict(session: Session, deployment: dict[str, Any], given: str | None, sa
 
 def _ask(session: Session, deployment: dict[str, Any], item: Any) -> None:
     """An item for the declared steps."""
-    route = deployment["route"]
-    if "classify" not in deployment["capabilities"]:
+    route, capabilities = deployment["route"], deployment.get("capabilities") or ()
+    if "embedding" in capabilities:
         _embed(session, route, [item])
+        return
+    if "classify" not in capabilities:  # boxes, values, speech over time: what the steps give, as it is
+        answer = session.client.infer_items(route, [items.content(item)])
+        session.emit(answer, _in_words(answer, None, None))
         return
     answer = session.client.post("/v1/classify", {"model": route, "input": [item]})
     [entry] = answer["data"]

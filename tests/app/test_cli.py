@@ -456,6 +456,7 @@ def test_status_of_nothing_says_what_to_do(run: Run):
 def tensors(scripted_daemon: ScriptedDaemon) -> ScriptedDaemon:
     scripted_daemon.answers[("GET", "/manage/v1/deployments/tiny")] = (200, READY)
     scripted_daemon.answers[("POST", "/v2/models/tiny/infer")] = (200, ANSWER)
+    scripted_daemon.answers[("GET", CARD)] = (200, {"item": ""})
     return scripted_daemon
 
 
@@ -515,6 +516,29 @@ def test_run_embeds_an_item(run: Run, tensors: ScriptedDaemon):
     tensors.answers[("GET", CARD)] = (200, {"item": "text"})
     tensors.answers[("POST", "/v1/embeddings")] = (200, {"data": [{"embedding": [0.6, 0.8]}]})
     assert run("run", "tiny", "good day").stdout == "2 values: 0.6000, 0.8000\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "item"),
+    [("audio", "FILE.wav", b"RI\xff\xfe"), ("text", "good day", b"good day"), ("row", '{"age": 3}', b'{"age": 3}')],
+)
+def test_run_sends_an_item_to_steps_that_end_in_neither_classes_nor_an_embedding(
+    run: Run, tensors: ScriptedDaemon, tmp_path: Path, kind: str, given: str, item: bytes
+):
+    (tmp_path / "FILE.wav").write_bytes(b"RI\xff\xfe")
+    tensors.answers[("GET", "/manage/v1/deployments/tiny")] = (200, READY | {"capabilities": []})
+    tensors.answers[("GET", CARD)] = (200, {"item": kind})
+    speech = {"name": "speech", "datatype": "FP32", "shape": [1, 2], "data": [0.25, 0.75]}
+    tensors.answers[("POST", "/v2/models/tiny/infer")] = (200, {"outputs": [speech]})
+    done = run("run", "tiny", str(tmp_path / given) if given.startswith("FILE") else given)
+    assert done.stdout == "speech  FP32 [1, 2]  0.25, 0.75\n"
+    [asked] = [entry for entry in tensors.asked if entry.method == "POST"]
+    at = int(asked.headers["inference-header-content-length"])
+    [tensor] = json.loads(asked.body[:at])["inputs"]
+    assert tensor == {
+        "name": "item", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 4 + len(item)},
+    }  # fmt: skip
+    assert asked.body[at:] == len(item).to_bytes(4, "little") + item
 
 
 def test_run_takes_a_held_out_sample(run: Run, tensors: ScriptedDaemon):

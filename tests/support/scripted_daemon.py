@@ -71,7 +71,9 @@ class ScriptedDaemon:
                 parts = urlsplit(self.path)
                 content = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {key.lower(): value for key, value in self.headers.items()}
-                asked = Asked(self.command, parts.path, parts.query, headers, json.loads(content or b"null"))
+                binary = "inference-header-content-length" in headers
+                body = content if binary else json.loads(content or b"null")
+                asked = Asked(self.command, parts.path, parts.query, headers, body)
                 daemon.asked.append(asked)
                 if parts.path == "/manage/v1/events":
                     daemon._events(self)

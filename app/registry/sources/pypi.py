@@ -101,6 +101,7 @@ async def _report(requirements: list[str]) -> list[dict[str, Any]]:
         )
     command = ["-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:"]
     command += ["--quiet", "--disable-pip-version-check", "--retries", "1", "--report", "-"]
+    command += ["--ignore-requires-python"]  # the package is read, not run
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, *requirements,
         stdin=asyncio.subprocess.DEVNULL,
