@@ -1,8 +1,10 @@
 """One daemon, seen from the window: its client, its event stream and the stores they feed."""
 
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from PySide6.QtCore import QObject, QTimer
 
 from app.schema.manage import Deployment, DeploymentSpec, Problem
@@ -111,19 +113,41 @@ class Session(QObject):
 
     def set_stopped(self, deployment: Deployment, stopped: bool, failed: Failed | None = None) -> None:
         """Starts or stops a deployment, everything else about it unchanged."""
-        old = deployment.spec
-        spec = DeploymentSpec(
-            model=old.model, version=old.version, engine=old.engine, device=old.device, replicas=old.replicas,
-            settings=old.settings, stopped=stopped,
-        )  # fmt: skip
-        path = f"{MANAGE}/deployments/{quote(deployment.route)}"
-        self.client.send("PUT", path, spec, None, failed, timeout_s=600)
+        self.declare(deployment.route, msgspec.structs.replace(deployment.spec, stopped=stopped), None, failed)
+
+    def declare(self, route: str, spec: DeploymentSpec, done: Done | None = None, failed: Failed | None = None) -> None:
+        """What should be at a route; what serves there goes on until it is ready."""
+        self.client.send("PUT", f"{MANAGE}/deployments/{quote(route)}", spec, done, failed, timeout_s=600)
+
+    def forget_answers(self, route: str, failed: Failed | None = None) -> None:
+        """Empties the response cache of a deployment."""
+        self.client.send("DELETE", f"{MANAGE}/deployments/{quote(route)}/cache", None, None, failed)
 
     def undeploy(self, route: str, failed: Failed | None = None) -> None:
         self.client.send("DELETE", f"{MANAGE}/deployments/{quote(route)}", None, None, failed)
 
     def remove_model(self, name: str, failed: Failed | None = None) -> None:
         self.client.send("DELETE", f"{MANAGE}/models/{quote(name)}", None, None, failed)
+
+    def describe(
+        self, name: str, version: int, card: dict[str, Any] | None, files: dict[str, bytes], task: str, done: Done,
+        failed: Failed,
+    ) -> None:  # fmt: skip
+        """Lays the files beside a version, one after the other, then the card, which may need them. ``done`` is called
+        after the last one, ``failed`` with the first that is refused."""
+        base = f"{MANAGE}/models/{quote(name)}/versions/{version}"
+        if files:
+            file, content = next(iter(files.items()))
+            rest = {key: value for key, value in files.items() if key != file}
+            after = partial(self._described, (name, version, card, rest, task, done, failed))
+            self.client.send("PUT", f"{base}/files/{quote(file)}", content, after, failed)
+        elif card is not None:
+            self.client.send("PUT", f"{base}/card{f'?task={quote(task)}' if task else ''}", card, done, failed)
+        else:
+            done(None)
+
+    def _described(self, rest: tuple[Any, ...], _version: Any) -> None:
+        self.describe(*rest)
 
     def engines(self, done: Done) -> None:
         """Asks the daemon what runs here; it also tells of changes in events."""

@@ -19,6 +19,8 @@ SILENCE_S = 10.0
 TIMEOUT_S = 30.0
 
 Done = Callable[[Any], None]
+Told = Callable[[Any, dict[str, str]], None]
+"""An answer and its headers, whose names are in small letters."""
 Failed = Callable[[Problem], None]
 
 
@@ -64,6 +66,13 @@ def _status(reply: QNetworkReply) -> int:
     return int(reply.attribute(QNetworkRequest.Attribute.HttpStatusCodeAttribute) or 0)
 
 
+def _headers(reply: QNetworkReply) -> dict[str, str]:
+    return {
+        bytes(name.data()).decode("latin-1").lower(): bytes(value.data()).decode("latin-1")
+        for name, value in reply.rawHeaderPairs()
+    }
+
+
 class Client(QObject):
     """Requests to one daemon. ``done`` gets the decoded JSON (or `None`), ``failed`` a `Problem`."""
 
@@ -104,7 +113,17 @@ class Client(QObject):
         *,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
+        """``body``: bytes as they are, anything else as JSON."""
         Call(self._manager.sendCustomRequest(*self._message(method, path, body, timeout_s)), done, failed, self)
+
+    def ask(
+        self, path: str, body: Any, told: Told, failed: Failed | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        """A POST whose answer's headers matter, too."""
+        request, verb, data = self._message("POST", path, body, TIMEOUT_S)
+        for name, value in (headers or {}).items():
+            request.setRawHeader(QByteArray(name.encode()), QByteArray(value.encode()))
+        Call(self._manager.sendCustomRequest(request, verb, data), None, failed, self, told=told)
 
     def stream(self, path: str, body: Any) -> "Stream":
         return Stream(self._manager.sendCustomRequest(*self._message("POST", path, body, None)), self)
@@ -112,8 +131,11 @@ class Client(QObject):
     def _message(
         self, method: str, path: str, body: Any, timeout_s: float | None
     ) -> tuple[QNetworkRequest, QByteArray, QByteArray]:
-        data = b"" if body is None else msgspec.json.encode(body)
-        return self.request(path, timeout_s), QByteArray(method.encode()), QByteArray(data)
+        data = b"" if body is None else body if isinstance(body, bytes) else msgspec.json.encode(body)
+        request = self.request(path, timeout_s)
+        if isinstance(body, bytes):
+            request.setHeader(QNetworkRequest.KnownHeaders.ContentTypeHeader, "application/octet-stream")
+        return request, QByteArray(method.encode()), QByteArray(data)
 
 
 class Call(QObject):
@@ -121,10 +143,11 @@ class Call(QObject):
     which holds the closure is collected by Python at a moment that Qt does not survive."""
 
     def __init__(
-        self, reply: QNetworkReply, done: Done | None, failed: Failed | None, parent: QObject, pick: str = ""
-    ) -> None:
+        self, reply: QNetworkReply, done: Done | None, failed: Failed | None, parent: QObject, pick: str = "",
+        told: Told | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(parent)
-        self._reply, self._done, self._failed, self._pick = reply, done, failed, pick
+        self._reply, self._done, self._failed, self._pick, self._told = reply, done, failed, pick, told
         reply.setParent(self)
         reply.finished.connect(self._finished)
 
@@ -142,6 +165,8 @@ class Call(QObject):
             except msgspec.DecodeError:
                 self._fail(Problem(code="bad_answer", message="The daemon's answer could not be read."))
                 return
+            if self._told is not None and _alive(self._told):
+                self._told(value, _headers(reply))
             if self._done is not None and _alive(self._done):
                 self._done(value[self._pick] if self._pick else value)
 
@@ -150,7 +175,7 @@ class Call(QObject):
             self._failed(problem)
 
     def cancel(self) -> None:
-        self._done = self._failed = None
+        self._done = self._failed = self._told = None
         self._reply.abort()
 
 

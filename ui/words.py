@@ -9,7 +9,7 @@ Mark = Literal["steady", "watch", "wrong", "off"]
 
 ENGINES = {
     "onnxruntime": "ONNX Runtime", "llamacpp": "llama.cpp", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT RTX",
-    "echo": "Echo", "remote": "Remote",
+    "echo": "Echo", "remote": "Remote", "ensemble": "Pipeline",
 }  # fmt: skip
 DEPLOYMENT: dict[str, tuple[Mark, str]] = {
     "ready": ("steady", "Ready"),
@@ -44,7 +44,7 @@ REPLICA: dict[str, tuple[Mark, str]] = {
 }
 CAPABILITIES = {
     "completion": "writes", "tools": "calls tools", "thinking": "reasons", "vision": "sees pictures",
-    "embedding": "embeds", "rerank": "ranks",
+    "embedding": "embeds", "rerank": "ranks", "classify": "classifies",
 }  # fmt: skip
 COLORS: dict[Mark, str] = {"steady": "good", "watch": "watch", "wrong": "wrong", "off": "muted"}
 LANGUAGE_TASKS = {"text-generation", "chat", "completion", "text generation"}
@@ -91,6 +91,10 @@ def chat_template(deployment: Deployment) -> str:
 
 def is_language(deployment: Deployment) -> bool:
     return deployment.task in LANGUAGE_TASKS or deployment.context_tokens is not None
+
+
+def is_pipeline(deployment: Deployment) -> bool:
+    return deployment.spec.pipeline is not None
 
 
 def is_active(job: Job) -> bool:

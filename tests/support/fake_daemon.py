@@ -11,6 +11,7 @@ import queue
 import random
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -225,8 +226,12 @@ class FakeDaemon:
             "deployment": {} if empty else deployments(now), "model": {} if empty else models(now),
             "job": {} if empty else jobs(now), "runtime": runtimes(), "engine": engines(),
         }  # fmt: skip
+        self.more_metrics: dict[str, JSON] = {}
         self.fail: dict[tuple[str, str], tuple[int, JSON]] = {}
         """(method, path) → status and body to answer instead."""
+        self.answers: dict[str, Callable[[Any], list[JSON]]] = {}
+        """Route → the outputs of `/v2/…/infer` for a body."""
+        self.answer_headers: dict[str, dict[str, str]] = {}
         self.chat_pieces = ["The ", "wheel ", "turns ", "the ", "rudder."]
         self.chat_reasoning: list[str] = []
         self.chat_calls: list[JSON] = []
@@ -281,7 +286,7 @@ class FakeDaemon:
             now = time.time()
             self.publish("hardware", "now", hardware(now, gpu=self.gpu))
             for route in list(self.state["metrics"]):
-                self.publish("metrics", route, metrics(route, now))
+                self.publish("metrics", route, self.reading(route, now))
             job = self.state["job"].get("j1")
             if job and job["state"] == "running":
                 done = job["done_bytes"] + 41_000_000
@@ -300,7 +305,11 @@ class FakeDaemon:
         route = source.partition(":")[2]
         if route not in self.state["metrics"]:
             return []
-        return [metrics(route, moment) for moment in moments if not now - 520 < moment < now - 400]
+        return [self.reading(route, moment) for moment in moments if not now - 520 < moment < now - 400]
+
+    def reading(self, route: str, now: float) -> JSON:
+        """``more_metrics`` of a route over what all have."""
+        return metrics(route, now) | self.more_metrics.get(route, {})
 
 
 class _Server(ThreadingHTTPServer):
@@ -318,9 +327,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
-    def _answer(self, value: Any, status: int = 200) -> None:
+    def _answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -337,7 +348,13 @@ class _Handler(BaseHTTPRequestHandler):
         fake = self.daemon_
         length = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(length) if length else b""
-        body = json.loads(raw) if raw else None
+        head = int(self.headers.get("Inference-Header-Content-Length") or 0)
+        if head:  # one item in binary: four bytes of its length, then it
+            body = json.loads(raw[:head]) | {"item": raw[head + 4 :]}
+        elif self.headers.get("Content-Type") == "application/octet-stream":
+            body = raw
+        else:
+            body = json.loads(raw) if raw else None
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
         fake.requests.append((self.command, path, body))
@@ -395,6 +412,17 @@ class _Handler(BaseHTTPRequestHandler):
             case ["manage", "v1", "deployments", route] if method == "DELETE":
                 fake.publish("deployment", route, None)
                 self._answer({})
+            case ["manage", "v1", "deployments", _, "cache"] if method == "DELETE":
+                self._answer({})
+            case ["manage", "v1", "models", name, "versions", number, "card"] if method == "PUT":
+                model = fake.state["model"][name]
+                for version in model["versions"]:
+                    if version["version"] == int(number):
+                        version["card"] = body
+                fake.publish("model", name, model)
+                self._answer(model["versions"][-1])
+            case ["manage", "v1", "models", name, "versions", _, "files", _] if method == "PUT":
+                self._answer(fake.state["model"][name]["versions"][-1])
             case ["manage", "v1", "models", name] if method == "DELETE":
                 fake.publish("model", name, None)
                 self._answer({})
@@ -405,10 +433,13 @@ class _Handler(BaseHTTPRequestHandler):
             case ["manage", "v1", "runtimes", name] if method == "DELETE":
                 fake.publish("runtime", name, fake.state["runtime"][name] | {"state": "available"})
                 self._answer({})
+            case ["v2", "models", route, "infer"] if route in fake.answers:
+                outputs = fake.answers[route](body)
+                self._answer({"model_name": route, "outputs": outputs}, headers=fake.answer_headers.get(route))
             case ["v2", "models", _, "infer"]:
                 values = [0.004, 0.001, 0.003, 0.962, 0.0, 0.006, 0.0, 0.0, 0.017, 0.007]
                 output = {"name": "probabilities", "datatype": "FP32", "shape": [1, 10], "data": values}
-                self._answer({"model_name": "digits", "outputs": [output]})
+                self._answer({"model_name": "digits", "outputs": [output]}, headers=fake.answer_headers.get("digits"))
             case _:
                 self._answer({"error": {"code": "not_found", "message": f"No such path: {path}", "hint": ""}}, 404)
 
@@ -464,8 +495,13 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--empty", action="store_true")
     parser.add_argument("--history", type=int, default=900)
+    parser.add_argument("--tensors", action="store_true", help="with tensor models of every kind")
     options = parser.parse_args()
     fake = FakeDaemon(options.port, gpu=options.gpu, live=True, empty=options.empty, history_s=options.history)
+    if options.tensors:
+        from tests.support.tensor_scene import stage  # noqa: PLC0415  it imports this module
+
+        stage(fake)
     print(fake.url, flush=True)
     try:
         threading.Event().wait()

@@ -105,7 +105,7 @@ class ChatPanel(QWidget):
             about.add(part)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(Split(chat, about, (7, 5), 720))
+        layout.addWidget(Split(chat, about, (7, 5), 720, tall=True))
         self.prompt.textChanged.connect(self._show_code)
         self.options.changed.connect(self._show_code)
         self.picture.changed.connect(self._show_code)
@@ -134,6 +134,7 @@ class ChatPanel(QWidget):
         self.prompt.takes_pictures = sees
         if not sees:
             self.picture.clear()
+        self.options.offer("thinking" in deployment.capabilities, deployment.adapters)
         self.send.setEnabled(deployment.state in {"ready", "idle"} and self._stream is None)
         self._show_code()
 
@@ -154,7 +155,8 @@ class ChatPanel(QWidget):
         self._stream = self._session.client.stream(
             "/v1/chat/completions",
             {
-                "model": self._deployment.route, "messages": self.options.opening() + conversation, "stream": True,
+                "model": self.options.model(self._deployment.route),
+                "messages": self.options.opening() + conversation, "stream": True,
                 "stream_options": {"include_usage": True}, **self.options.sampling(),
             },
         )  # fmt: skip
@@ -230,5 +232,10 @@ class ChatPanel(QWidget):
             picture = "" if self.picture.image.isNull() else "data:image/jpeg;base64,…"
             messages = [*self.options.opening(), Turn("user", prompt, picture).as_sent()]
             self.code.set_code(
-                chat_code(self._session.client.url, self._deployment.route, messages, **self.options.sampling())
+                chat_code(
+                    self._session.client.url,
+                    self.options.model(self._deployment.route),
+                    messages,
+                    self.options.sampling(),
+                )
             )

@@ -9,7 +9,7 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QFileDialog, QPlainTextEdit, QVBoxLayout, QWidget
 
 from app.schema.manage import Deployment, Problem, Sample, TensorMetadata
-from ui import format
+from ui import format, timing
 from ui.session import Session
 from ui.snippets import infer_code
 from ui.tensors import FLOATS, ImageInput, concrete, count, image_input, read_answer, shape_text
@@ -20,7 +20,9 @@ from ui.widgets.card import Card
 from ui.widgets.code_block import CodeBlock
 from ui.widgets.drawing_pad import DrawingPad
 from ui.widgets.notice import Notice
+from ui.widgets.raw_answer import RawAnswer
 from ui.widgets.split import Split
+from ui.widgets.split_bar import SplitBar
 
 
 class TensorField(QWidget):
@@ -138,8 +140,13 @@ class TensorPanel(QWidget):
         self.summary.setAccessibleName("Answer")
         self.truth = label("", "muted", wrap=True)
         self.problem = Notice()
-        for item in (self._waiting, self.bars, self.summary, self.truth, self.problem, rule()):
+        self.times = SplitBar("Where the time went")
+        self.raw = RawAnswer()
+        for item in (
+            self._waiting, self.bars, self.summary, self.truth, self.times, self.raw, self.problem, rule(),
+        ):  # fmt: skip
             second.add(item)
+        self.times.hide()
         self.code = CodeBlock("The same call")
         second.add(self.code)
         self.bars.hide()
@@ -148,6 +155,7 @@ class TensorPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(Split(first, second, (1, 1), 720))
+        layout.addStretch(1)
         self._show_code()
 
     def _input_range(self, deployment: Deployment) -> list[float] | None:
@@ -186,7 +194,7 @@ class TensorPanel(QWidget):
         if self._pad is not None:
             self._pad.clear()
         self._truth = None
-        for widget in (self.bars, self.summary, self.truth, self.problem):
+        for widget in (self.bars, self.summary, self.truth, self.times, self.raw, self.problem):
             widget.hide()
         self.time.setText("")
         self._waiting.show()
@@ -244,7 +252,7 @@ class TensorPanel(QWidget):
         self._show_code()
         self._clock.start()
         path = f"/v2/models/{self._deployment.route}/infer"
-        self._session.client.send("POST", path, {"inputs": entries}, self._answered, self._refused)
+        self._session.client.ask(path, {"inputs": entries}, self._answered, self._refused)
 
     def _ended(self) -> None:
         self._asking = False
@@ -252,14 +260,17 @@ class TensorPanel(QWidget):
             self._again = False
             self.ask()
 
-    def _answered(self, answer: dict[str, Any]) -> None:
-        elapsed_ms = self._clock.nsecsElapsed() / 1e6
+    def _answered(self, answer: dict[str, Any], headers: dict[str, str]) -> None:
+        total_ms = self._clock.nsecsElapsed() / 1e6
         parsed = read_answer(answer.get("outputs", []), self._deployment.labels)
         self.time.setText(
-            format.joined(
-                f"{format.milliseconds(elapsed_ms)} there and back", "softmax of scores" if parsed.from_logits else ""
-            )
+            format.joined(timing.sentence(headers, total_ms), "softmax of scores" if parsed.from_logits else "")
         )
+        pipeline = self._deployment.spec.pipeline
+        self.times.set_parts(
+            timing.parts(headers, total_ms, [step.name for step in pipeline.steps] if pipeline else [])
+        )
+        self.raw.set_answer(answer)
         self.problem.hide()
         self._waiting.hide()
         self.bars.setVisible(bool(parsed.classes))
@@ -278,6 +289,9 @@ class TensorPanel(QWidget):
         self._ended()
 
     def _refused(self, problem: Problem) -> None:
+        for widget in (self.times, self.raw):
+            widget.hide()
+        self.time.setText("")
         self.problem.show_problem(problem, "No answer")
         self._ended()
 

@@ -21,6 +21,7 @@ ROUTE_FIELDS = (
     "requests_per_s", "errors_per_s", "p50_ms", "p95_ms", "p99_ms", "queue_ms", "compute_ms", "overhead_ms",
     "batch_size", "queue_depth", "in_flight", "confidence", "output_tokens_per_s", "prompt_tokens_per_s",
     "ttft_p50_ms", "itl_p50_ms", "kv_used", "prefix_hit_rate", "prefix_cache_bytes", "draft_acceptance", "memory_bytes",
+    "cache_hit_rate", "cache_bytes",
 )  # fmt: skip
 GPU_FIELDS = ("utilization_percent", "memory_used_bytes", "temperature_c", "power_w")
 

@@ -1,4 +1,4 @@
-"""How a chat is to be answered: the system prompt, the temperature, the most tokens."""
+"""How a chat is to be answered: the system prompt, the temperature, the most tokens, reasoning, the adapter."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QDoubleSpinBox, QPlainTextEdit, QSpinBox, QVBoxLayout, QWidget
 
 from ui.widgets.basics import label, row
+from ui.widgets.segmented import Segmented
 
 
 class ChatOptions(QWidget):
@@ -33,6 +34,14 @@ class ChatOptions(QWidget):
             box.setFixedWidth(84)
             box.lineEdit().setTextMargins(6, 0, 6, 0)
             box.valueChanged.connect(lambda _: self.changed.emit())
+        self.thinking = Segmented("Reasoning", [("", "As it likes"), ("on", "On"), ("off", "Off")])
+        self.adapter = Segmented("Adapter")
+        self._thinking_row = _named("Reasoning", self.thinking)
+        self._adapter_row = _named("Adapter", self.adapter)
+        for segments in (self.thinking, self.adapter):
+            segments.chosen.connect(lambda _: self.changed.emit())
+        for row_ in (self._thinking_row, self._adapter_row):
+            row_.hide()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(10)
@@ -40,6 +49,18 @@ class ChatOptions(QWidget):
         layout.addLayout(
             row(label("Temperature", "muted"), self.temperature, None, label("Most tokens", "muted"), self.max_tokens)
         )
+        layout.addWidget(self._thinking_row)
+        layout.addWidget(self._adapter_row)
+
+    def offer(self, thinking: bool, adapters: list[str]) -> None:
+        """What this model lets one choose."""
+        self._thinking_row.setVisible(thinking)
+        self._adapter_row.setVisible(bool(adapters))
+        self.adapter.set_choices([("", "None"), *((name, name) for name in adapters)] if adapters else [])
+
+    def model(self, route: str) -> str:
+        """What a request names: the route, or one of its adapters."""
+        return f"{route}:{self.adapter.current()}" if self.adapter.current() else route
 
     def opening(self) -> list[dict[str, Any]]:
         """The messages that come before the conversation."""
@@ -47,4 +68,13 @@ class ChatOptions(QWidget):
         return [{"role": "system", "content": system}] if system else []
 
     def sampling(self) -> dict[str, Any]:
-        return {"temperature": round(self.temperature.value(), 2), "max_tokens": self.max_tokens.value()}
+        """What else a request says."""
+        thinking = self.thinking.current() if not self._thinking_row.isHidden() else ""
+        said: dict[str, Any] = {"enable_thinking": thinking == "on"} if thinking else {}
+        return {"temperature": round(self.temperature.value(), 2), "max_tokens": self.max_tokens.value(), **said}
+
+
+def _named(name: str, control: QWidget) -> QWidget:
+    made = QWidget()
+    made.setLayout(row(label(name, "muted"), None, control))
+    return made

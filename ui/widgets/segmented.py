@@ -3,7 +3,9 @@
 from functools import partial
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QPushButton, QSizePolicy
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy
+
+from ui.widgets.dropdown import Dropdown
 
 #: More choices than this, or more letters in them, become a list.
 MOST_CHOICES, MOST_LETTERS = 6, 64
@@ -23,9 +25,9 @@ class Segmented(QFrame):
         self._current = ""
         # Not a QButtonGroup: that takes the unchosen ones out of the order of the Tab key.
         self._buttons: dict[str, QPushButton] = {}
-        self._list = QComboBox()
+        self._list = Dropdown()
         self._list.setAccessibleName(name)
-        self._list.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self._list.setSizeAdjustPolicy(Dropdown.SizeAdjustPolicy.AdjustToContents)
         self._list.activated.connect(lambda index: self._choose(self._choices[index][0]))
         self._layout = QHBoxLayout(self)
         self._layout.setContentsMargins(1, 1, 1, 1)
@@ -50,6 +52,10 @@ class Segmented(QFrame):
         many = len(choices) > MOST_CHOICES or sum(len(text) for _, text in choices) > MOST_LETTERS
         self._list.clear()
         self._list.setVisible(many)
+        # The list has a border of its own.
+        self.setProperty("bare", many)
+        self.style().unpolish(self)
+        self.style().polish(self)
         if many:
             self._list.addItems([text for _, text in choices])
         else:

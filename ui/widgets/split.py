@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QBoxLayout, QWidget
 
 class Split(QWidget):
     """Two parts sharing the width by ``shares``; where it is less than ``breakpoint_px`` the second goes under the
-    first. ``equal`` makes both as high as the higher one."""
+    first. ``equal`` makes both as high as the higher one, ``tall`` the first as high as there is room."""
 
     def __init__(
         self,
@@ -17,6 +17,7 @@ class Split(QWidget):
         breakpoint_px: int = 760,
         *,
         equal: bool = False,
+        tall: bool = False,
     ) -> None:
         super().__init__()
         self._shares, self._breakpoint = shares, breakpoint_px
@@ -25,7 +26,7 @@ class Split(QWidget):
         self._layout.setSpacing(16)
         for part, share in zip((first, second), shares, strict=True):
             self._layout.addWidget(part, share)
-            if not equal:
+            if not (equal or (tall and part is first)):
                 self._layout.setAlignment(part, Qt.AlignmentFlag.AlignTop)
 
     def stacked(self) -> bool:
