@@ -28,6 +28,9 @@ class PilothouseError(Exception):
         if code is not None:
             self.code = code
 
+    def __str__(self) -> str:
+        return self.message  # which may have been told in other words on the way
+
 
 class InvalidInput(PilothouseError):
     status, code = 400, "invalid_input"

@@ -33,7 +33,7 @@ from engines.protocol import Inferred, Signature
 
 #: How long after their timeout a replica may go on with requests before it is taken for hung.
 STUCK_S = 30.0
-#: Models of so many kinds of requests (shapes, mostly) are learned apart; the rest together.
+#: So many kinds of requests (shapes, mostly) are learned apart; one more takes the place of the oldest.
 _MOST_LEARNED = 64
 #: So many batches after requests came together the next ones are expected to.
 _CROWD = 16
@@ -191,6 +191,8 @@ class Batcher:
             self._set_deadline(deadline, now)
         if self._idle and not (self._crowd or self._queue.size or self._holds) and waiting.rows <= waiting.most:
             self._send(self._idle.pop(), [waiting], ahead=False)  # most requests of a calm server
+            if self._queue.size:  # that replica has just died
+                self._pump()
             return waiting
         bucket = self._queue.push(waiting)
         if self._idle:
@@ -245,7 +247,9 @@ class Batcher:
             self._deadline_timer = asyncio.get_running_loop().call_later(delay, self.expire)
 
     def _fail(self, waiting: Waiting, error: PilothouseError) -> None:
-        self._queue.drop(waiting.parent or waiting)
+        self._queue.drop(waiting)
+        if waiting.parent is not None:
+            self._queue.drop(waiting.parent)
         if not waiting.result.done():
             waiting.result.set_exception(error)
         self._release()
@@ -379,8 +383,10 @@ class Batcher:
         except PilothouseError as error:  # too large for one message: the replica is as good as before
             if not ahead:
                 self._idle.append(client)
-            for waiting in entries:
-                self._fail(waiting, error)
+            if len(entries) > 1:
+                self._run_alone(entries)
+                return
+            self._fail(entries[0], error)
             return
         if ahead:
             self._running[client].append(batch)
@@ -414,7 +420,7 @@ class Batcher:
             self._run_alone(entries)
         else:
             for waiting in entries:
-                self._fail(waiting, answer)
+                self._fail(waiting, waiting.told(answer))
         self._pump()
 
     def _run_alone(self, entries: list[Waiting]) -> None:
@@ -449,7 +455,12 @@ class Batcher:
             request.input_s += input_s
             request.compute_s += compute_s
             request.output_s += output_s
-            complete = answer if request is waiting else waiting.completed(answer)
+            try:
+                complete = answer if request is waiting else waiting.completed(answer)
+            except BatchMismatch as error:
+                hint = f"send at most {waiting.most} rows at once, or raise max_batch_size"
+                self._fail(waiting, InvalidInput(f"the request is too large for one batch: {error}", hint=hint))
+                continue
             if complete is None or waiting.result.done():
                 continue
             if self._order is None:
@@ -473,9 +484,10 @@ class Batcher:
         self._batches += 1
         if not first.alone and sampled(self._batches):
             times = self._times.get(first.key)
-            if times is None and len(self._times) < _MOST_LEARNED:
+            if times is None:
+                if len(self._times) >= _MOST_LEARNED:
+                    del self._times[next(iter(self._times))]
                 times = self._times[first.key] = Durations(first.most)
-            if times is not None:
-                times.observe(batch.rows, batch.input_s + batch.compute_s + batch.output_s)
-                self.learned_rows = times.best_rows
+            times.observe(batch.rows, batch.input_s + batch.compute_s + batch.output_s)
+            self.learned_rows = times.best_rows
         self._observe(batch)

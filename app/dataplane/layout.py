@@ -1,5 +1,6 @@
 """How requests of one signature share a batch: which can, how their inputs are joined, how the outputs are split."""
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 
 from app.dataplane import arrays
@@ -9,6 +10,7 @@ from engines.protocol import Signature, TensorHeader, TensorSpec
 #: Padded axes of up to this length share a batch; beyond it, those between two powers of two do, so that less than
 #: half of a batch is padding.
 SHORT = 8
+_SHORT_BYTES = 64
 
 
 class BatchMismatch(Exception):
@@ -68,7 +70,7 @@ class Layout:
         sizes = tuple(
             _length_class(inputs[i].shape[at]) if padded else inputs[i].shape[at] for i, at, padded in self._dynamic
         )
-        shared = tuple((*inputs[i].shape, bytes(inputs[i].data)) for i in self._shared)
+        shared = tuple((*inputs[i].shape, _digest(inputs[i].data)) for i in self._shared)
         return self.items, sizes, shared, *outputs
 
     def join(self, requests: Sequence[Sequence[Tensor]]) -> tuple[list[TensorHeader], list[bytes | memoryview]]:
@@ -111,7 +113,9 @@ class Layout:
             if len(output.shape) <= axis or output.shape[axis] != total:
                 raise BatchMismatch(f"output {output.name} has shape {output.shape} for {total} rows")
             # A model that does not keep the length has not the padding in its answer either.
-            kept = {at: lengths[name] for at, name in names.items() if output.shape[at] == max(lengths[name])}
+            kept = {
+                at: lengths[name] for at, name in names.items() if output.shape[at : at + 1] == [max(lengths[name])]
+            }
             if axis == 0 and all(min(own) == max(own) for own in kept.values()):
                 pieces = cut(output, rows)
             else:
@@ -137,17 +141,26 @@ class Layout:
         return parts
 
     def merge(self, answers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """The answers to the parts of one request, in order, as one."""
+        """The answers to the parts of one request, in order, as one. Raises `BatchMismatch`."""
         merged = []
         for index, first in enumerate(answers[0]):
             axis = max(self._outputs.get(first.name, (0, {}))[0], 0)
             pieces = [answer[index] for answer in answers]
-            if axis == 0 and all(piece.shape[1:] == first.shape[1:] for piece in pieces):
+            inner = first.shape[:axis] + first.shape[axis + 1 :]
+            for piece in pieces:
+                if piece.shape[:axis] + piece.shape[axis + 1 :] != inner:
+                    raise BatchMismatch(f"output {first.name} is {first.shape} for some rows, {piece.shape} for others")
+            if axis == 0:
                 shape = [sum(piece.shape[0] for piece in pieces), *first.shape[1:]]
                 merged.append(Tensor(first.name, first.datatype, shape, b"".join(piece.data for piece in pieces)))
             else:
                 merged.append(arrays.concatenate(pieces, axis))
         return merged
+
+
+def _digest(data: bytes | memoryview) -> bytes:
+    """``data``, or what stands for it: a key may be remembered for as long as the deployment lives."""
+    return bytes(data) if len(data) <= _SHORT_BYTES else hashlib.sha256(data).digest()
 
 
 def _length_class(length: int) -> int:

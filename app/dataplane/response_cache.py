@@ -1,8 +1,6 @@
 """Answers that are given again to equal requests; equal requests at the same time are computed once."""
 
 import asyncio
-import copy
-import re
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from app.dataplane import cache_control
 from app.dataplane.cache_key import Keys
 from app.dataplane.cache_store import Store
-from app.errors import DeadlineExceeded, PilothouseError
+from app.dataplane.indices import renumbered
+from app.errors import DeadlineExceeded
 from app.monitoring.metrics import RouteMetrics
 
 if TYPE_CHECKING:
     from app.dataplane.cached_text import Writing
 
 _TOOK = struct.Struct("<d")
-_INDEX = re.compile(r"\[(\d+)\]")
 
 Compute = Callable[[list[int]], Awaitable[list[bytes]]]
 
@@ -127,7 +125,7 @@ class ResponseCache:
                         body = memoryview(entries[key])[_TOOK.size :] if flight is ours else self._hit(entries[key])
                         answers[key] = Kept(body, flight is not ours)
                 elif flight is ours or (len(flight.keys) == 1 and not isinstance(error, DeadlineExceeded)):
-                    raise _renumbered(error, [positions[key] for key in flight.keys])
+                    raise renumbered(error, [positions[key] for key in flight.keys])
             # What is left failed with others: by an entry that is not ours, or a shorter time than ours.
             join = False
 
@@ -210,14 +208,3 @@ class ResponseCache:
         metrics.cache_evictions += store.evictions - self._evictions
         metrics.cache_errors += store.errors - self._errors
         self._evictions, self._errors = store.evictions, store.errors
-
-
-def _renumbered(error: BaseException, positions: Sequence[int]) -> BaseException:
-    """A copy for one of several to be told (what is raised is changed on its way), that speaks of its own entries."""
-    error = copy.copy(error)
-    found = _INDEX.search(error.field) if isinstance(error, PilothouseError) else None
-    if isinstance(error, PilothouseError) and found is not None and int(found[1]) < len(positions):
-        start, stop = found.span(1)
-        field = f"{error.field[:start]}{positions[int(found[1])]}{error.field[stop:]}"
-        error.message, error.field = error.message.replace(error.field, field), field
-    return error

@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import Hashable
 from typing import Any
 
+from app.dataplane.indices import renumbered
 from app.dataplane.layout import Layout
 from app.dataplane.tensors import Tensor
+from app.errors import PilothouseError
 
 
 class Waiting:
     """``result`` gives the outputs. The times are seconds; those of the engine are of all batches it was part of."""
 
     __slots__ = (
-        "alone", "answers", "arrived", "batch_rows", "bucket", "compute_s", "deadline", "held", "input_s", "inputs",
-        "key", "layout", "left", "level", "most", "number", "output_s", "outputs", "parent", "parts", "queue_s",
-        "result", "rows",
+        "alone", "answers", "arrived", "batch_rows", "bucket", "compute_s", "deadline", "first", "held", "input_s",
+        "inputs", "key", "layout", "left", "level", "most", "number", "output_s", "outputs", "parent", "parts",
+        "queue_s", "result", "rows",
     )  # fmt: skip
 
     def __init__(
@@ -38,8 +40,8 @@ class Waiting:
         self.held: list[Tensor] | None = None
         """The answer, while an earlier request has none."""
         self.parent: Waiting | None = None
-        self.number = self.parts = 0
-        """Of a part, which it is; of a request, in how many parts it was sent."""
+        self.number = self.first = self.parts = 0
+        """Of a part, which it is, and its first row in the request; of a request, in how many parts it was sent."""
         self.answers: dict[int, list[Tensor]] | None = None
         self.queue_s = -1.0
         """Until it was first sent; -1: it was not."""
@@ -57,12 +59,13 @@ class Waiting:
             self.deadline,
             self.result,
         )
-        part.key, part.parent, part.number = self.key, self, self.parts
+        part.key, part.parent, part.number, part.first = self.key, self, self.parts, start
         self.parts += 1
         return part
 
     def completed(self, outputs: list[Tensor]) -> list[Tensor] | None:
-        """All outputs of the request that this is a part of, or `None` while other parts of it are missing."""
+        """All outputs of the request that this is a part of, or `None` while other parts of it are missing. Raises
+        `BatchMismatch`."""
         parent = self.parent
         assert parent is not None
         answers = parent.answers = parent.answers or {}
@@ -70,3 +73,9 @@ class Waiting:
         if parent.bucket is not None or len(answers) < parent.parts:
             return None
         return self.layout.merge([answers[number] for number in range(parent.parts)])
+
+    def told(self, error: PilothouseError) -> PilothouseError:
+        """``error`` by the numbers that items have in the request that this is a part of."""
+        if self.parent is None or not self.layout.items:
+            return error
+        return renumbered(error, range(self.first, self.first + self.rows))
