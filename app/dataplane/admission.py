@@ -43,7 +43,23 @@ def order_inputs(signature: Signature, inputs: list[Tensor]) -> list[Tensor]:
         pairs = zip(signature.inputs, ordered, strict=True)
         if len({tensor.shape[spec.batch_axis] for spec, tensor in pairs if spec.batch_axis >= 0}) > 1:
             raise InvalidInput(f"all inputs must have the same number of rows: {_rows(signature)}", field="inputs")
+    if len(ordered) > 1:
+        _check_lengths(signature, ordered)
     return ordered
+
+
+def _check_lengths(signature: Signature, inputs: list[Tensor]) -> None:
+    """Axes of one name have one length. A batch could hide that they do not: shorter inputs may be padded in it."""
+    lengths: dict[str, tuple[int, str]] = {}
+    for spec, tensor in zip(signature.inputs, inputs, strict=True):
+        for name, size in zip(spec.axes, tensor.shape, strict=False):
+            if name and lengths.setdefault(name, (size, spec.name))[0] != size:
+                other, first = lengths[name]
+                raise InvalidInput(
+                    f"axis {name} is {other} long in {first} and {size} long in {spec.name}",
+                    hint="inputs that share an axis have the same length there",
+                    field=f"inputs.{spec.name}",
+                )
 
 
 def check(spec: TensorSpec, tensor: Tensor) -> None:
