@@ -78,6 +78,9 @@ def take(whole: Tensor, axis: int, start: int, stop: int, lengths: Mapping[int, 
 
 def zeros(name: str, datatype: str, shape: list[int]) -> Tensor:
     """Empty texts, for BYTES."""
-    elements = math.prod(shape)
-    size = 4 if datatype == "BYTES" else DTYPES[datatype].itemsize
-    return Tensor(name, datatype, shape, bytes(elements * size))
+    return Tensor(name, datatype, shape, bytes(size_bytes(datatype, shape)))
+
+
+def size_bytes(datatype: str, shape: Sequence[int]) -> int:
+    """Of `zeros`."""
+    return math.prod(shape) * (4 if datatype == "BYTES" else DTYPES[datatype].itemsize)

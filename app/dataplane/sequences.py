@@ -9,11 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from app.dataplane import arrays
+from app.dataplane import admission, arrays
 from app.dataplane.inference import SequenceMark
 from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, InvalidInput, QueueFull
 from engines.protocol import Signature, TensorSpec
+
+#: A state that a request leaves out may be as large as this: a few bytes of a request can claim very many rows.
+MOST_STATE_BYTES = 64 << 20
 
 
 class _Sequence:
@@ -35,7 +38,7 @@ class Turn:
         self._sequences, self._sequence = sequences, sequence
 
     def fill(self, inputs: list[Tensor]) -> list[Tensor]:
-        """The inputs with the states that they leave out."""
+        """The inputs with the states that they leave out. Raises `InvalidInput`."""
         given = {tensor.name for tensor in inputs}
         missing = [spec for spec in self._sequences.inputs if spec.name not in given]
         states = self._sequence.states
@@ -61,7 +64,7 @@ class Turn:
 
 class Sequences:
     """Of one tensor deployment. ``states`` is `Card.states`: input -> output. At most ``limit`` are remembered;
-    those that were idle for ``idle_s`` are forgotten."""
+    those that were idle for ``idle_s`` are forgotten. At most ``queue_limit`` requests wait for their turn."""
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class Sequences:
         *,
         idle_s: float,
         limit: int,
+        queue_limit: int = 256,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._signature, self._idle_s, self._limit, self._clock = signature, idle_s, limit, clock
@@ -78,6 +82,7 @@ class Sequences:
         self.answers = [spec.name for spec in signature.outputs if spec.name not in self.kept]
         self.outputs = len(signature.outputs)
         self._active: dict[int | str, _Sequence] = {}
+        self._queue_limit, self._queued = queue_limit, 0
 
     def __len__(self) -> int:
         return len(self._active)
@@ -90,13 +95,7 @@ class Sequences:
         sequence = self._find(mark)
         sequence.waiting += 1
         try:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await sequence.lock.acquire()
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    f"the requests before it in sequence {mark.id} took longer than its timeout", hint="retry later"
-                ) from None
+            await self._acquire(sequence, mark, timeout_s)
             try:
                 if mark.start:
                     sequence.states, sequence.begun = {}, False
@@ -114,6 +113,24 @@ class Sequences:
                 del self._active[mark.id]
                 if sequence.begun or sequence.waiting:
                     self._active[mark.id] = sequence  # at the end: `expire` looks from the one that is idle longest
+
+    async def _acquire(self, sequence: _Sequence, mark: SequenceMark, timeout_s: float) -> None:
+        if sequence.lock.locked() and self._queued >= self._queue_limit:
+            raise QueueFull(
+                f"{self._queue_limit} requests are waiting for their turn in a sequence already",
+                hint="retry later, or raise queue_limit",
+                field="queue_limit",
+            )
+        self._queued += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await sequence.lock.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the requests before it in sequence {mark.id} took longer than its timeout", hint="retry later"
+            ) from None
+        finally:
+            self._queued -= 1
 
     def _find(self, mark: SequenceMark) -> _Sequence:
         self.expire()
@@ -151,7 +168,7 @@ class Sequences:
 
     def zeros(self, spec: TensorSpec, inputs: list[Tensor]) -> Tensor:
         """What the state ``spec`` begins with. A free axis is as long as the other inputs' axis of the same name; the
-        batch is theirs, too; any other is 1."""
+        batch is theirs, too; any other is 1. Raises `InvalidInput`."""
         lengths: dict[str, int] = {}
         rows = 1
         given = {tensor.name: tensor for tensor in inputs}
@@ -159,6 +176,7 @@ class Sequences:
             tensor = given.get(other.name)
             if tensor is None or len(tensor.shape) != len(other.shape):
                 continue  # admission will say so
+            admission.check(other, tensor)  # now: what it claims decides how much memory is taken
             lengths |= {name: tensor.shape[at] for at, name in enumerate(other.axes) if name}
             if other.batch_axis >= 0:
                 rows = tensor.shape[other.batch_axis]
@@ -167,4 +185,10 @@ class Sequences:
             size if size >= 0 else rows if at == spec.batch_axis else lengths.get(axes[at], 1)
             for at, size in enumerate(spec.shape)
         ]
+        if arrays.size_bytes(spec.datatype, shape) > MOST_STATE_BYTES:
+            raise InvalidInput(
+                f"the state {spec.name} would begin as {shape}, which is too large",
+                hint="send fewer rows at once",
+                field="inputs",
+            )
         return arrays.zeros(spec.name, spec.datatype, shape)

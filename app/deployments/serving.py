@@ -101,6 +101,7 @@ class Serving:
                     card.states,
                     idle_s=float(self._option("sequence_idle_s", 60)),
                     limit=int(self._option("sequence_limit", 4096)),
+                    queue_limit=queue_limit,
                 )
         self._metrics.caches = bool(self._option("response_cache", False))
         if self._metrics.caches:

@@ -172,3 +172,40 @@ async def test_their_number_is_bounded(make):
         await step(sequences, SequenceMark(2, start=True), [x([1, 2])])
     await step(sequences, SequenceMark(1, end=True), [x([1, 2])])
     await step(sequences, SequenceMark(2, start=True), [x([1, 2])])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Tensor("x", "FP32", [1 << 38, 2], b""),
+        Tensor("x", "FP32", [-4, 2], b""),
+        Tensor("x", "FP16", [1, 2], bytes(4)),
+    ],
+    ids=["rows without data", "fewer than no rows", "another type"],
+)
+async def test_a_request_that_is_not_what_it_claims_begins_no_state(make, given):
+    sequences = make()
+    with pytest.raises(InvalidInput, match="input x") as caught:
+        await step(sequences, SequenceMark(1, start=True), [given])
+    assert caught.value.field == "inputs.x"
+    assert len(sequences) == 0
+
+
+async def test_a_state_may_not_be_much_larger_than_what_asks_for_it():
+    rows = [TensorSpec("x", "FP32", [-1, -1], batch_axis=0), TensorSpec("state", "FP32", [-1, 1024], batch_axis=0)]
+    sequences = Sequences(Signature(rows, rows, batched=True), {"state": "next"}, idle_s=60, limit=10)
+    with pytest.raises(InvalidInput, match="state state would begin as"):
+        await step(sequences, SequenceMark(1, start=True), [Tensor("x", "FP32", [1 << 38, 0], b"")])
+
+
+async def test_those_that_wait_for_their_turn_are_bounded(make):
+    sequences = make(queue_limit=2)
+    await step(sequences, SequenceMark(1, start=True), [x([1, 2])])
+    async with sequences.turn(SequenceMark(1), 10):
+        waiting = [asyncio.create_task(step(sequences, SequenceMark(1), [x([1, 2])])) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="2 requests are waiting for their turn"):
+            await step(sequences, SequenceMark(1), [x([1, 2])])
+        other = await step(sequences, SequenceMark(2, start=True), [x([1, 2])])  # it need not wait
+        assert values(other) == [[1, 2]]
+    assert [values(await one) for one in waiting] == [[[2, 4]], [[3, 6]]]
