@@ -351,8 +351,11 @@ class Reconciler:
             return
         comes = generation is line.next
         event = generation.tell(all_replicas=comes)
-        if event != "give_up" and generation.deployment.state == "failed":  # only a pipeline comes back by itself
-            self._step(generation, "start")
+        if generation.deployment.state == "failed":
+            if not isinstance(generation.serving, PipelineServing):
+                return  # given up: its replicas only end now
+            if event != "give_up":  # a pipeline comes back by itself
+                self._step(generation, "start")
         self._step(generation, event)
         if event == "give_up":
             generation.serving.refuse(NotReady(f"{route} failed"))

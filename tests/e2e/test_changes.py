@@ -71,6 +71,8 @@ def test_a_change_that_fails_leaves_what_serves_and_says_the_way_back(daemon, ec
     assert failed["pending"]["note"].startswith("echo@1 goes on")
     assert failed["spec"]["settings"] == {"load_error": "bad_model"}
     assert ask(daemon).status_code == 200
+    until(lambda: not daemon.get(ROUTE)["pending"]["replicas"])
+    assert daemon.get(ROUTE)["pending"]["state"] == "failed"
     back = daemon.put(ROUTE, {"model": "echo"})
     assert (back["pending"], back["state"], pid(back)) == (None, "ready", pid(before))
     assert back["spec"]["settings"] == {}

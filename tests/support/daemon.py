@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import psutil
 from tests.support.device import DEVICE
 
 READY = "pilothouse ready on "
+#: For what never comes, so that a test ends; an installation takes minutes.
+WAIT_S = 900.0
 
 
 class RunningDaemon:
@@ -73,11 +76,13 @@ class RunningDaemon:
         assert answer.is_success, f"{answer.status_code}: {answer.text}"
         return answer.json()
 
-    def changes(self, kind: str, key: str) -> Iterator[dict[str, Any] | None]:
-        """The states of one thing, from now on, as the event stream tells them."""
+    def changes(self, kind: str, key: str, until_s: float = math.inf) -> Iterator[dict[str, Any] | None]:
+        """The states of one thing, from now on, as the event stream tells them; up to a time of `time.monotonic`."""
         with self.http.stream("GET", "/manage/v1/events", timeout=httpx2.Timeout(60, read=300)) as answer:
             event = ""
             for line in answer.iter_lines():
+                if time.monotonic() > until_s:
+                    return
                 if line.startswith("event: "):
                     event = line[7:]
                 elif line.startswith("data: "):
@@ -88,10 +93,12 @@ class RunningDaemon:
                         yield data["value"]
 
     def wait(self, kind: str, key: str, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        for value in self.changes(kind, key):
+        end = time.monotonic() + WAIT_S
+        value = None
+        for value in self.changes(kind, key, until_s=end):
             if value is not None and until(value):
                 return value
-        raise AssertionError("the event stream ended")
+        raise AssertionError(f"{kind} {key} did not become so: {value}")
 
     def deploy(self, model: str, route: str | None = None, **spec: Any) -> dict[str, Any]:
         """Declare, and wait until it is ready or failed, and no change of it is under way."""
