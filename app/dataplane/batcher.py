@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.dataplane.layout import BatchMismatch, Layout
-from app.dataplane.learning import Durations, Returns, sampled, worth_waiting
+from app.dataplane.learning import LEAST_SAVING_S, Durations, Returns, sampled, worth_waiting
 from app.dataplane.queue import Bucket, Queue
 from app.dataplane.tensors import Tensor, views, whole
 from app.dataplane.waiting import Waiting
@@ -292,12 +292,12 @@ class Batcher:
         """How long the bucket's head should still wait for others, with a replica free for it."""
         if bucket.most == 1 or (self._preferred and bucket.rows >= self._preferred[0]):
             return 0.0
-        now = self._clock()
         if self._delay_s is not None:
-            return bucket.head().arrived + self._delay_s - now
+            return bucket.head().arrived + self._delay_s - self._clock() if self._delay_s else 0.0
         times = self._times.get(bucket.key)
-        if times is None or len(self._idle) > 1:
+        if times is None or times.most_s < LEAST_SAVING_S or len(self._idle) > 1:
             return 0.0
+        now = self._clock()
         if self._wait_until and now >= self._wait_until:
             self._returns.missed(now)
             return 0.0

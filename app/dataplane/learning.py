@@ -33,7 +33,8 @@ class Durations:
         self._seen: dict[int, list[float]] = {}
         """rows -> mean seconds, weight, number of the last batch."""
         self._batches = 0
-        self.fixed_s = self.row_s = 0.0
+        self.fixed_s = self.row_s = self.most_s = 0.0
+        """``most_s``: of the largest batch."""
         self.best_rows = most_rows
         """The fewest rows with (nearly) the best throughput."""
 
@@ -87,6 +88,7 @@ class Durations:
             if self.fixed_s < 0:
                 self.fixed_s, self.row_s = 0.0, xy / xx
         self.best_rows = self._best() if len(self._seen) > 2 else self._most
+        self.most_s = self.predict(self._most)
 
     def _best(self) -> int:
         sizes = {self._most, *(rows for rows in self._seen if rows <= self._most)}
