@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -361,6 +362,9 @@ def run(settings: Settings, sources: dict[str, str], data: DataDir) -> int:
         # Child processes of jobs must not keep us alive, nor a closed terminal kill us half-way.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
+        # What is here now stays; of what comes, requests are freed by their counts, and cycles are few.
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings, sources, data))
     finally:

@@ -133,12 +133,17 @@ def json(value: Any, status: int = 200, headers: list[tuple[bytes, bytes]] | Non
     return Response(_encoder.encode(value), status, headers=headers or [])
 
 
+#: Paths that are found again without walking, and how long one of them may be.
+_MOST_KNOWN, _LONG = 1024, 256
+
+
 class Router:
     """Finds the route of a path by walking its segments; a segment in braces matches any one."""
 
     def __init__(self, routes: list[Route]):
         self.routes = routes
         self._root: dict[str, Any] = {}
+        self._known: dict[tuple[str, bytes], tuple[Route, dict[str, str]]] = {}
         for route in routes:
             node = self._root
             for segment in route.path.strip("/").split("/"):
@@ -148,6 +153,10 @@ class Router:
 
     def find(self, request: Request) -> Route:
         """Sets ``request.params``. Raises `NotFound` or `MethodNotAllowed`."""
+        asked = request.method, request.raw_path
+        if (known := self._known.get(asked)) is not None:
+            request.params = known[1].copy()
+            return known[0]
         node = self._root
         values = []
         for segment in request.segments():
@@ -168,6 +177,8 @@ class Router:
         route: Route
         route, names = methods[request.method]
         request.params = dict(zip(names, values, strict=True))
+        if len(self._known) < _MOST_KNOWN and 0 < len(request.raw_path) < _LONG:
+            self._known[asked] = route, request.params.copy()
         return route
 
 

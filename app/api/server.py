@@ -21,7 +21,7 @@ from app.api.http import (
     deflate,
     inflate,
 )
-from app.api.transport import CANCEL, GONE
+from app.api.transport import CANCEL, EXCHANGE, GONE, Headers
 from app.dataplane.cache_control import CALLER, Caller
 from app.errors import NotReady, PayloadTooLarge
 from app.settings import Settings
@@ -64,52 +64,48 @@ class Server:
         request = Request(scope)
         given = request.header(b"x-request-id")
         request.id = given.decode("latin-1")[:_TOO_LONG] if given else f"{self._prefix}-{next(self._numbers)}"
-        extra: list[tuple[bytes, bytes]] = [(b"x-request-id", request.id.encode("latin-1"))]
+        extra: Headers = [(b"x-request-id", request.id.encode("latin-1"))]
         if request.path.startswith("/v1/messages"):
             extra.append((b"request-id", extra[0][1]))  # as Anthropic's clients read it
         self._answering += 1
         try:
             if request.method == "OPTIONS" and request.header(b"access-control-request-method"):
                 extra += self._guard.check(request, "open")
-                await _send(send, _preflight(request), extra)
+                await _send(scope, send, _preflight(request), extra)
                 return
             route = self._router.find(request)
             extra += self._guard.check(request, route.scope)
             if self._leaving and request.path not in _ALIVE:
                 raise NotReady("Pilothouse is stopping", hint="retry when it has started again")
-            await self._read(request, receive)
-            CALLER.set(Caller(request.header))
+            message = await receive()
+            if message.get("more_body") or request.header(b"content-encoding"):
+                request.body = await self._read_on(request, message, receive)
+            else:
+                request.body = message.get("body", b"")
+                if len(request.body) > self._max_body:
+                    raise self._too_large()
+            caller = Caller(request.header)
+            CALLER.set(caller)
             if route.cancellable:
                 if GONE in scope:
                     return
-                scope[CANCEL] = asyncio.current_task()
+                scope[CANCEL] = True
             if route.stream:
-                await _cancel_on_disconnect(self._answer(route, request, send, extra), receive)
+                await _cancel_on_disconnect(_answer(route, request, caller, scope, send, extra), receive)
             else:
-                await self._answer(route, request, send, extra)
+                await _answer(route, request, caller, scope, send, extra)
         except asyncio.CancelledError:
             if GONE not in scope:
                 raise
         except Exception as error:
-            await _send(send, errors.render(error, request.path), extra)
+            await _send(scope, send, errors.render(error, request.path), extra)
         finally:
             self._answering -= 1
             if self._leaving and not self._answering:
                 self._idle.set()
 
-    async def _answer(self, route: Route, request: Request, send: Any, extra: list[tuple[bytes, bytes]]) -> None:
-        answer = await route.handler(request)
-        if (caller := CALLER.get()) is not None and caller.outcome:
-            extra.append((b"x-cache", caller.outcome.encode()))
-        if isinstance(answer, Response):
-            if len(answer.body) >= COMPRESS_BYTES and (accepted := request.header(b"accept-encoding")):
-                answer = await _compressed(answer, choose_encoding(accepted))
-            await _send(send, answer, extra)
-        else:
-            await _send_stream(send, answer, extra)
-
-    async def _read(self, request: Request, receive: Any) -> None:
-        message = await receive()
+    async def _read_on(self, request: Request, message: dict[str, Any], receive: Any) -> bytes:
+        """A body of which ``message`` has the first part, or one that is compressed."""
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
             declared = request.header(b"content-length")
@@ -123,14 +119,26 @@ class Server:
                 if size > self._max_body:
                     raise self._too_large()
             body = b"".join(parts)
-        elif len(body) > self._max_body:
-            raise self._too_large()
         if body and (encoding := request.header(b"content-encoding")) and encoding != b"identity":
             body = await asyncio.to_thread(inflate, body, encoding, self._max_body)
-        request.body = body
+        return body
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the body is larger than {self._max_body >> 20} MiB", hint="raise max_body_mb")
+
+
+async def _answer(
+    route: Route, request: Request, caller: Caller, scope: dict[str, Any], send: Any, extra: Headers
+) -> None:
+    answer = await route.handler(request)
+    if caller.outcome:
+        extra.append((b"x-cache", caller.outcome.encode()))
+    if isinstance(answer, Stream):
+        await _send_stream(send, answer, extra)
+        return
+    if len(answer.body) >= COMPRESS_BYTES and (accepted := request.header(b"accept-encoding")):
+        answer = await _compressed(answer, choose_encoding(accepted))
+    await _send(scope, send, answer, extra)
 
 
 def _preflight(request: Request) -> Response:
@@ -159,18 +167,17 @@ async def _compressed(response: Response, encoding: bytes) -> Response:
     return replace(response, headers=[*response.headers, vary])
 
 
-async def _send(send: Any, response: Response, extra: list[tuple[bytes, bytes]]) -> None:
-    headers = [
-        (b"content-type", response.content_type),
-        (b"content-length", b"%d" % len(response.body)),
-        *response.headers,
-        *extra,
-    ]
+async def _send(scope: dict[str, Any], send: Any, response: Response, extra: Headers) -> None:
+    headers = [(b"content-type", response.content_type), *response.headers, *extra]
+    exchange = scope.get(EXCHANGE)
+    if exchange is not None and exchange.answer(response.status, headers, response.body):
+        return
+    headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
 
 
-async def _send_stream(send: Any, stream: Stream, extra: list[tuple[bytes, bytes]]) -> None:
+async def _send_stream(send: Any, stream: Stream, extra: Headers) -> None:
     """Once the headers are out an error can only be told inside the stream: its source does that."""
     headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), *stream.headers, *extra]
     async with stream.resources, aclosing(stream.chunks) as chunks:

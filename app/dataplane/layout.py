@@ -116,7 +116,7 @@ class Layout:
             kept = {
                 at: lengths[name] for at, name in names.items() if output.shape[at : at + 1] == [max(lengths[name])]
             }
-            if axis == 0 and all(min(own) == max(own) for own in kept.values()):
+            if axis == 0 and (not kept or all(min(own) == max(own) for own in kept.values())):
                 pieces = cut(output, rows)
             else:
                 pieces, start = [], 0

@@ -55,15 +55,15 @@ def cut(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
     """Consecutive pieces along the first axis; ``rows`` counts each one's."""
     pieces = []
     position = 0
-    data, inner = tensor.data, tensor.shape[1:]
+    name, datatype, data, inner = tensor.name, tensor.datatype, tensor.data, tensor.shape[1:]
     inner_elements = prod(inner)
-    row_bytes = inner_elements * SIZES.get(tensor.datatype, 0)
+    row_bytes = inner_elements * SIZES.get(datatype, 0)
     for count in rows:
-        if tensor.datatype == "BYTES":
+        if datatype == "BYTES":
             stop = skip_strings(data, position, count * inner_elements)
         else:
             stop = position + count * row_bytes
-        pieces.append(Tensor(tensor.name, tensor.datatype, [count, *inner], data[position:stop]))
+        pieces.append(Tensor(name, datatype, [count, *inner], data[position:stop]))
         position = stop
     return pieces
 
