@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from engines.card import DecodeAudio, Frame, MelSpectrogram
+from engines.steps.feeds import to_float32
 
 _ENCODINGS = {(1, 8): "u8", (1, 16): "s16", (1, 24): "s24", (1, 32): "s32", (3, 32): "f32", (3, 64): "f64"}
 _SAMPLE_BYTES = {"u8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4, "f64": 8}
@@ -29,6 +30,8 @@ def decode(step: DecodeAudio, data: bytes) -> np.ndarray:
     if frames > step.max_seconds * rate:
         raise ValueError(f"the sound is {frames / rate:.1f} s long, at most {step.max_seconds:g} s are taken")
     samples = _samples(encoding, data[: frames * frame_bytes]).reshape(frames, channels)
+    if encoding[0] == "f" and not np.isfinite(samples).all():
+        raise ValueError("the sound has samples that are no numbers")
     sound = samples.mean(axis=1, dtype=np.float32) if step.mono else np.ascontiguousarray(samples.T)
     return resample(sound, rate, step.rate) if step.rate and rate != step.rate else sound
 
@@ -79,7 +82,8 @@ def _samples(encoding: str, data: bytes) -> np.ndarray:
         case "f32":
             return np.frombuffer(data, "<f4").astype(np.float32)
         case _:
-            return np.frombuffer(data, "<f8").astype(np.float32)
+            with np.errstate(over="ignore"):
+                return np.frombuffer(data, "<f8").astype(np.float32)
 
 
 def resample(sound: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
@@ -135,6 +139,7 @@ def frame(step: Frame, sound: np.ndarray) -> np.ndarray:
 def mel_spectrogram(step: MelSpectrogram, sound: np.ndarray) -> np.ndarray:
     """FP32 [mels, frames]."""
     half = step.fft_size // 2
+    sound = to_float32(sound)
     if step.center:
         sound = np.pad(sound, half, mode="reflect" if len(sound) > half else "constant")
     if len(sound) < step.fft_size:
@@ -147,7 +152,7 @@ def mel_spectrogram(step: MelSpectrogram, sound: np.ndarray) -> np.ndarray:
         bands = np.log(np.maximum(bands, step.floor))
         if step.log == "decibel":
             bands *= 10 / np.log(10)
-    return bands.T.astype(np.float32)
+    return to_float32(bands.T)
 
 
 @lru_cache(maxsize=8)

@@ -79,6 +79,25 @@ def numbers(value: Any) -> np.ndarray:
     return array
 
 
+def to_float32(values: np.ndarray) -> np.ndarray:
+    """Raises `ValueError` where one is too large for it."""
+    try:
+        with np.errstate(over="raise"):
+            return values.astype(np.float32, copy=False)
+    except FloatingPointError:
+        raise ValueError("a number is too large for FP32") from None
+
+
+def limits(dtype: np.dtype) -> tuple[int, int]:
+    """The least and the greatest value of an integer type, or of BOOL."""
+    return (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+
+
+def within(values: np.ndarray, low: int, high: int) -> bool:
+    """Whether all are, cut off towards zero: as Python's numbers, because 2**63 - 1 is 2**63 for numpy's floats."""
+    return bool(np.isfinite(values).all()) and int(values.min()) >= low and int(values.max()) <= high
+
+
 def as_datatype(value: Any, spec: TensorSpec) -> np.ndarray:
     """Raises `ValueError` where that would lose something other than digits."""
     if spec.datatype == "BYTES":
@@ -95,8 +114,8 @@ def as_datatype(value: Any, spec: TensorSpec) -> np.ndarray:
     if wanted.kind in "biu":
         if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
             raise ValueError(f"the input {spec.name} is {spec.datatype}, and not every value is whole")
-        low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
-        if array.size and (array.min() < low or array.max() > high):
+        low, high = limits(wanted)
+        if array.size and not within(array, low, high):
             raise ValueError(f"the input {spec.name} is {spec.datatype}, and a value is beyond {low} to {high}")
         return array.astype(wanted)
     try:

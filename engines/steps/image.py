@@ -1,6 +1,7 @@
 """Images: a value is [height, width, channels], and what was done to its coordinates goes with it."""
 
 import io
+import warnings
 
 import numpy as np
 
@@ -19,20 +20,24 @@ except ImportError as error:
 
 #: Formats that Pillow reads itself; others start programs or fetch (EPS) or are not pictures.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "MPO")
-#: `DecodeImage.max_pixels` is the limit, and refuses instead of warning.
-Image.MAX_IMAGE_PIXELS = None
+#: A picture is not made larger than this: one that is a pixel wide and very long would be.
+MOST_RESIZED = 64 << 20
 
 
 def decode(step: DecodeImage, data: bytes) -> tuple[np.ndarray, Geometry]:
     """Raises `ValueError`: not an image, broken, too large."""
+    # A format that holds a file of another one (ICO) unpacks it when it is opened: Pillow refuses twice this limit.
+    Image.MAX_IMAGE_PIXELS = step.max_pixels
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > step.max_pixels:
-                raise ValueError(f"the image has {width}×{height} pixels, at most {step.max_pixels} are read")
+                raise _too_large(step, f" ({width}×{height})")
             pixels = np.asarray(_opaque(ImageOps.exif_transpose(image), step))
     except ValueError:
         raise
+    except Image.DecompressionBombError:
+        raise _too_large(step) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
         raise ValueError(f"this image cannot be read: {' '.join(str(error).split())[:200]}") from None
     pixels = pixels.reshape(*pixels.shape[:2], -1)
@@ -40,6 +45,10 @@ def decode(step: DecodeImage, data: bytes) -> tuple[np.ndarray, Geometry]:
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     size = (pixels.shape[1], pixels.shape[0])
     return pixels, Geometry(size, size)
+
+
+def _too_large(step: DecodeImage, size: str = "") -> ValueError:
+    return ValueError(f"the image is larger{size} than the {step.max_pixels} pixels that are read")
 
 
 def _opaque(image: Image.Image, step: DecodeImage) -> Image.Image:
@@ -94,6 +103,8 @@ def cut(pixels: np.ndarray, left: int, top: int, width: int, height: int, fill: 
 def _scale(step: Resize, pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     if pixels.shape[:2] == (height, width):
         return pixels
+    if not 0 < width * height <= MOST_RESIZED:
+        raise ValueError(f"an image of {pixels.shape[1]}×{pixels.shape[0]} pixels cannot become {width}×{height}")
     resample = Image.Resampling[step.filter.upper()]
     if pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -28,7 +28,7 @@ from engines.card import (
     TokenizeText,
 )
 from engines.engine import EngineError
-from engines.steps.feeds import numbers
+from engines.steps.feeds import limits, numbers, to_float32, within
 from engines.steps.geometry import GEOMETRY
 from engines.tensors import DTYPES
 
@@ -100,7 +100,7 @@ def _function(step: BeforeStep) -> Callable[[Any], np.ndarray]:
         case Normalize():
             return lambda x: normalize(step, x)
         case Cast():
-            return lambda x: numbers(x).astype(DTYPES[step.datatype])
+            return lambda x: cast(step, numbers(x))
         case Reshape():
             return lambda x: numbers(x).reshape(step.shape)
         case Length():
@@ -114,7 +114,7 @@ def _function(step: BeforeStep) -> Callable[[Any], np.ndarray]:
         case FileBytes():
             from engines.steps.tabular import file_bytes
 
-            return lambda data: file_bytes(step, data.encode() if isinstance(data, str) else data)
+            return lambda data: file_bytes(step, _file(data))
         case _:
             raise AssertionError(step)
 
@@ -136,6 +136,8 @@ def each(items: Sequence[Item], *chain: OneItem) -> None:
         try:
             for function in chain:
                 function(item)
+        except IndexError:
+            raise unreadable(index, ValueError("the value has fewer axes than the steps count on")) from None
         except ValueError as error:
             raise unreadable(index, error) from None
 
@@ -146,7 +148,7 @@ def unreadable(index: int, error: Exception) -> EngineError:
 
 def normalize(step: Normalize, values: Any) -> np.ndarray:
     """Raises `ValueError`."""
-    array = numbers(values).astype(np.float32, copy=False)
+    array = to_float32(numbers(values))
     mean, std = np.asarray(step.mean, np.float32), np.asarray(step.std, np.float32)
     channels = max(mean.size, std.size)
     if channels > 1:
@@ -158,6 +160,20 @@ def normalize(step: Normalize, values: Any) -> np.ndarray:
     return (array * np.float32(step.scale) - mean) / std
 
 
+def cast(step: Cast, values: np.ndarray) -> np.ndarray:
+    """Raises `ValueError` where one is beyond the datatype."""
+    wanted = DTYPES[step.datatype]
+    if wanted.kind in "iu" and values.size:
+        low, high = limits(wanted)
+        if not within(values, low, high):
+            raise ValueError(f"a value is beyond {low} to {high}, the numbers of {step.datatype}")
+    try:
+        with np.errstate(over="raise"):
+            return values.astype(wanted)
+    except FloatingPointError:
+        raise ValueError(f"a value is too large for {step.datatype}") from None
+
+
 def exact_length(step: Length, values: np.ndarray) -> np.ndarray:
     lacking = step.size - values.shape[step.axis]
     if lacking > 0:
@@ -167,6 +183,12 @@ def exact_length(step: Length, values: np.ndarray) -> np.ndarray:
     places: list[slice] = [slice(None)] * values.ndim
     places[step.axis] = slice(0, step.size) if step.side == "end" else slice(-lacking, None)
     return values[tuple(places)]
+
+
+def _file(data: Any) -> bytes:
+    if not isinstance(data, str | bytes):
+        raise ValueError("a file is needed")
+    return data.encode() if isinstance(data, str) else data
 
 
 def _ranked(values: Any, rank: int) -> np.ndarray:
@@ -216,7 +238,7 @@ def _tokenize(step: TokenizeText, source: str, folder: Path, wanted: Collection[
         counts = [len(encoding.ids) for encoding in encodings]
         for index, count in enumerate(counts):
             if count > tokenizer.max_tokens and not step.truncate:
-                problem = f"the text has {count} tokens, the model takes {tokenizer.max_tokens}"
+                problem = f"the text has more than the {tokenizer.max_tokens} tokens that the model takes"
                 raise unreadable(index, ValueError(problem))
         for group in length_groups(counts, pad):
             arrays = tokenizer.arrays([encodings[index] for index in group])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from engines.card import Column, Columns, FileBytes
+from engines.steps.feeds import to_float32
 
 
 class TableRow:
@@ -18,7 +19,7 @@ class TableRow:
 
     def matrix(self, row: Any) -> np.ndarray:
         """FP32 [columns]. Raises `ValueError`."""
-        return np.concatenate([np.atleast_1d(value) for value in self._values(row)]).astype(np.float32)
+        return to_float32(np.concatenate([np.atleast_1d(value) for value in self._values(row)]))
 
     def inputs(self, row: Any) -> dict[str, np.ndarray]:
         """By input, a value [1], or [categories] where they are one-hot. Raises `ValueError`."""
@@ -43,7 +44,8 @@ class TableRow:
 
 
 def _value(column: Column, places: dict[Any, int], cell: Any) -> np.ndarray:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+    missing = cell is None or (isinstance(cell, float) and math.isnan(cell))
+    if missing:
         cell = column.missing
         if cell is None:
             raise ValueError(f"column {column.name} is missing")
@@ -56,9 +58,12 @@ def _value(column: Column, places: dict[Any, int], cell: Any) -> np.ndarray:
             return _category(column, places, cell)
         case _:
             try:
-                return np.float64((float(cell) - column.mean) / column.scale)  # type: ignore[return-value]
+                number = float(cell)
             except (TypeError, ValueError, OverflowError):
-                raise ValueError(f"column {column.name} takes a number, not {cell!r}") from None
+                number = math.nan
+            if not (math.isfinite(number) or missing):
+                raise ValueError(f"column {column.name} takes a number, not {cell!r}")
+            return np.float64((number - column.mean) / column.scale)  # type: ignore[return-value]
 
 
 def _category(column: Column, places: dict[Any, int], cell: Any) -> np.ndarray:

@@ -183,3 +183,12 @@ def test_odd_rates_cost_little():
     """No phase of the filter is used twice."""
     heard = audio.resample(tone(440, 44101, 0.3), 44101, 16000)
     np.testing.assert_allclose(heard[800:4000], tone(440, 16000)[800:4000], atol=2e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("encoding", ["f32", "f64"])
+def test_samples_that_are_no_numbers_are_refused(encoding, value):
+    with np.errstate(over="ignore"):
+        data = np.array([0, value]).astype("<f4" if encoding == "f32" else "<f8").tobytes()
+    with pytest.raises(ValueError, match="no numbers"):
+        audio.decode(DecodeAudio(encoding=encoding), data)

@@ -1,6 +1,7 @@
 """Images, against what Pillow itself does."""
 
 import io
+import struct
 
 import msgspec
 import numpy as np
@@ -109,7 +110,7 @@ def test_what_is_no_image_is_said_to_be_none(data, words):
 
 def test_a_huge_image_is_refused_before_it_is_unpacked():
     header = saved(np.zeros((3000, 3000), np.uint8))[:100]
-    with pytest.raises(ValueError, match="3000×3000 pixels, at most 1000000"):
+    with pytest.raises(ValueError, match="larger than the 1000000 pixels"):
         image.decode(DecodeImage(max_pixels=1_000_000), header)
 
 
@@ -190,3 +191,29 @@ def test_no_file_does_anything_but_show_or_be_refused(noise, place, form):
 
 
 FILES = {}
+
+
+def of_zeros(width, height):
+    """A PNG of one bit a pixel: a few kilobytes for many megapixels."""
+    return saved(Image.new("1", (width, height)))
+
+
+def test_a_picture_inside_of_another_file_is_not_unpacked_beyond_the_limit():
+    inner = of_zeros(3000, 3000)
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    with pytest.raises(ValueError, match="larger than the 1000 pixels"):
+        image.decode(DecodeImage(max_pixels=1000), struct.pack("<HHH", 0, 1, 1) + entry + inner)
+
+
+def test_an_icon_is_read():
+    decoded, _ = image.decode(DecodeImage(), saved(Image.new("RGB", (16, 16), "red"), "ICO"))
+    assert decoded.shape == (16, 16, 3)
+    assert decoded[3, 3].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["cover", "shorter"])
+@pytest.mark.parametrize(("width", "height"), [(1, 30000), (30000, 1)])
+def test_a_picture_that_is_a_line_is_not_blown_up(mode, width, height):
+    pixels, geometry = image.decode(DecodeImage(), of_zeros(width, height))
+    with pytest.raises(ValueError, match=f"{width}×{height} pixels cannot become"):
+        image.resize(Resize(size=224, mode=mode), pixels, geometry)

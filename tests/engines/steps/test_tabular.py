@@ -112,3 +112,16 @@ def test_white_space_is_looked_for_in_a_block_at_each_end():
     step = FileBytes(begin=6, end=6, strip=True, block=8)
     # Of the first eight bytes three are left after the white space; of the last eight, three.
     assert file_bytes(step, data).tolist() == [*b"beg", 256, 256, 256, 256, 256, 256, *b"end"]
+
+
+@pytest.mark.parametrize("cell", ["inf", "-inf", "nan", 10**400, [], {}])
+def test_what_is_no_finite_number_is_refused(cell):
+    for column in (Column("a"), Column("a", missing="nan")):
+        with pytest.raises(ValueError, match="column a takes a number"):
+            table(column).matrix([cell])
+
+
+@pytest.mark.parametrize("cell", [1e300, -1e300])
+def test_a_number_that_does_not_fit_is_refused(cell):
+    with pytest.raises(ValueError, match="too large for FP32"):
+        table(Column("a")).matrix([cell])

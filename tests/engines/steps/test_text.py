@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from engines.card import TokenizeText
 from engines.engine import EngineError
-from engines.steps.text import SHORT, TextTokenizer, length_groups
+from engines.steps.text import SHORT, TOKEN_CHARACTERS, TextTokenizer, length_groups
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "mat", "##s", "a", "dog"]
 ALL = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
@@ -123,3 +123,40 @@ def test_less_than_half_of_what_is_computed_is_padding(counts):
         longest = max(counts[index] for index in group)
         assert longest <= SHORT or all(2 * counts[index] >= longest - 1 for index in group)
     assert len(groups) <= 6
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_of_a_very_long_text_only_what_can_matter_is_read(run, tokenizer, monkeypatch, direction):
+    text = "the cat sat on the mat " * 2000
+    read = []
+    encode = TextTokenizer._encode
+    monkeypatch.setattr(
+        TextTokenizer, "_encode", lambda self, texts: read.extend(len(one) for one in texts) or encode(self, texts)
+    )
+
+    def prepare(tokenizer):
+        tokenizer.enable_truncation(16, direction=direction)
+
+    arrays, counts = run([text, "the cat"], prepare)
+    assert read == [16 * TOKEN_CHARACTERS, 7]
+    assert arrays["input_ids"][0].tolist() == tokenizer.encode(text).ids
+    assert counts == [16, 4]
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_a_long_text_with_few_tokens_is_read_to_its_end(run, tokenizer, truncate):
+    text = "the cat" + " " * 5000 + "sat"
+    arrays, _ = run([text], max_tokens=16, truncate=truncate)
+    assert arrays["input_ids"].tolist() == [tokenizer.encode(text).ids]
+
+
+def test_a_long_pair_is_cut_as_the_tokenizer_cuts_it(run, tokenizer):
+    pair = ("the cat", "a dog sat on the mat " * 2000)
+    arrays, _ = run([pair], max_tokens=16)
+    tokenizer.enable_truncation(16)
+    assert arrays["input_ids"].tolist() == [tokenizer.encode(*pair).ids]
+
+
+def test_a_very_long_text_is_refused_where_texts_are_not_cut(run):
+    _, counts = run(["the cat sat on the mat " * 2000], max_tokens=16, truncate=False)
+    assert counts[0] > 16
