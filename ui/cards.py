@@ -110,6 +110,17 @@ def facts(card: Card) -> list[tuple[str, str]]:
     ]
 
 
+def text(card: Card) -> str:
+    """JSON to read and to edit: a field a line, and of lists of steps a step a line."""
+    lines = []
+    for key, value in card.items():
+        steps = isinstance(value, list) and value and isinstance(value[0], dict)
+        entries = ",\n".join(f"    {json.dumps(entry, ensure_ascii=False)}" for entry in value) if steps else ""
+        written = f"[\n{entries}\n  ]" if steps else json.dumps(value, ensure_ascii=False)
+        lines.append(f"  {json.dumps(key)}: {written}")
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
 def read_card(text: str) -> tuple[Card, str]:
     """A ``card.json`` as it is sent, and the task that it may name. Raises `ValueError` with what is wrong."""
     try:

@@ -55,17 +55,34 @@ def engine_name(engine: str | None) -> str:
 
 
 def device_name(device: str | None) -> str:
-    """``cpu`` → CPU, ``cuda:0`` → GPU 0."""
+    """``cpu`` → CPU, ``cuda:0`` → GPU 0, ``cuda:0,cuda:1`` → GPU 0, 1."""
     if not device:
         return ""
+    if "," in device:
+        names = [device_name(one.strip()) for one in device.split(",")]
+        return ", ".join([names[0], *(name.removeprefix("GPU ") for name in names[1:])])
     if device.startswith(("cuda", "gpu")):
         _, _, index = device.partition(":")
         return f"GPU {index or 0}"
     return device.upper() if device == "cpu" else device
 
 
+def devices(deployment: Deployment) -> list[str]:
+    """Those that its replicas run on, each once."""
+    found = dict.fromkeys(replica.device for replica in deployment.replicas if replica.device)
+    return list(found) or ([deployment.device] if deployment.device else [])
+
+
+def title(deployment: Deployment) -> str:
+    """``digits v1``; of a pipeline, which has no version, what it is made of."""
+    pipeline = deployment.spec.pipeline
+    if pipeline is not None:
+        return f"{deployment.route}, {len(pipeline.steps)} steps"
+    return f"{deployment.route} v{deployment.version}"
+
+
 def engine_and_device(deployment: Deployment) -> str:
-    parts = [engine_name(deployment.engine), device_name(deployment.device)]
+    parts = [engine_name(deployment.engine), device_name(",".join(devices(deployment)))]
     return " · ".join(part for part in parts if part) or "–"
 
 
@@ -130,6 +147,9 @@ def wants_a_look(
         if deployment.state == "failed":
             problem = deployment.error
             found.append(("wrong", f"{deployment.route} is not serving", problem.message if problem else ""))
+        elif deployment.pending is not None and deployment.pending.state == "failed":
+            problem = deployment.pending.error
+            found.append(("watch", f"A change of {deployment.route} failed", problem.message if problem else ""))
         elif restarts:
             times = "once" if restarts == 1 else f"{restarts} times"
             found.append(("watch", f"{deployment.route} restarted {times}", "its replica came back by itself"))

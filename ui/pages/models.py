@@ -5,8 +5,9 @@ from pathlib import Path
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFileDialog
 
-from app.schema.manage import Job, Model
-from ui import format
+from app.schema.manage import Job, Version
+from ui import cards, format
+from ui.pages.describe import Describe
 from ui.pages.page import Page
 from ui.session import Session
 from ui.tables.base import RowsModel
@@ -26,6 +27,8 @@ from ui.widgets.table import Table
 
 #: Letters of a licence that fit in a chip beside the name; a longer one is among the facts.
 SHORT_LICENCE = 28
+#: Formats of language models, which need no description.
+UNDESCRIBED = {"gguf"}
 
 
 class ModelsPage(Page):
@@ -126,8 +129,17 @@ class ModelDetail(Card):
         self._description = label("", "muted", wrap=True)
         self._fit_dot, self._fit = MarkDot(), label("", wrap=True)
         self.versions = RowsModel(VERSIONS, lambda version: str(version.version))
-        self._versions = Table("Versions", self.versions, row_height=32, max_rows=5, selectable=False)
+        self._versions = Table("Versions", self.versions, row_height=32, max_rows=5)
+        self._versions.picked.connect(lambda _: self.show_row(self._row))
         self.facts = Facts()
+        self._card_title = label("What is declared about it", "card")
+        self.card = Facts()
+        self._bare = label(
+            "Nothing yet: it takes tensors only. Describe it, and it takes texts, pictures, sounds or rows.",
+            "muted",
+            wrap=True,
+        )
+        self.describe = button("Describe…", self._describe, name="Describe this version")
         self._download = label("Download", "card")
         self._meter, self._percent = Meter("Download"), label("")
         self.progress = label("", "caption", wrap=True)
@@ -144,12 +156,15 @@ class ModelDetail(Card):
         self.add(fit)
         self.add(self._versions)
         self.add(self.facts)
+        self.add(self._card_title)
+        self.add(self.card)
+        self.add(self._bare)
         self.add(column(self._download, spacing=6))
         self.add(row(self._meter, self._percent, spacing=12))
         self.add(self.progress)
         self.add(self.problem)
         self.add(rule())
-        self.add(row(self.pause, self.cancel, self.remove, None, self.serve))
+        self.add(row(self.pause, self.cancel, self.remove, None, self.describe, self.serve))
 
     def show_row(self, row: ModelRow | None) -> None:
         self._row = row
@@ -168,7 +183,11 @@ class ModelDetail(Card):
         versions = list(reversed(model.versions)) if model else []
         self.versions.set_rows(versions)
         self._versions.setVisible(bool(versions))
-        self.facts.set_facts(self._facts(row, model, licence))
+        numbers = [str(version.version) for version in versions]
+        if numbers and self._versions.selected() not in numbers:
+            self._versions.select(numbers[0])
+        self.facts.set_facts(self._facts(row, self.version(), licence))
+        self._show_card(self.version())
         self._show_job(row, row.job)
         wished = row.name in self._page.session.catalog.wishes
         self.remove.setVisible(row.here and row.downloading is None)
@@ -179,13 +198,32 @@ class ModelDetail(Card):
         self.serve.setAccessibleName(self.serve.text())
         self.serve.setEnabled(not wished)
 
-    def _facts(self, row: ModelRow, model: Model | None, licence: str) -> list[tuple[str, str]]:
+    def version(self) -> Version | None:
+        """The one that is chosen, or the newest."""
+        versions = self.versions.rows
+        chosen = self._versions.selected()
+        return next((found for found in versions if str(found.version) == chosen), versions[0] if versions else None)
+
+    def _show_card(self, version: Version | None) -> None:
+        describable = version is not None and version.format not in UNDESCRIBED
+        facts = [(name, value) for name, value in cards.facts(version.card) if value] if version is not None else []
+        self.card.set_facts(facts)
+        self._card_title.setVisible(describable)
+        self.card.setVisible(describable and bool(facts))
+        self._bare.setVisible(describable and not facts)
+        self.describe.setVisible(describable)
+
+    def _describe(self) -> None:
+        version = self.version()
+        if self._row is not None and version is not None:
+            Describe(self._page.session, self._row.name, version, self).open()
+
+    def _facts(self, row: ModelRow, version: Version | None, licence: str) -> list[tuple[str, str]]:
         facts = [("Task", row.task), ("Size", format.size(row.size_bytes) if row.size_bytes else "")]
         facts += [("Licence", licence if len(licence) > SHORT_LICENCE else "")]
-        if model and model.versions:
-            newest = model.versions[-1]
-            files = [f"{file.path} ({format.size(file.size_bytes)})" for file in newest.files]
-            facts += [("Files", ", ".join(files)), ("Source", newest.source), ("Digest", _short(newest.digest))]
+        if version is not None:
+            files = [f"{file.path} ({format.size(file.size_bytes)})" for file in version.files]
+            facts += [("Files", ", ".join(files)), ("Source", version.source), ("Digest", _short(version.digest))]
         elif row.entry:
             facts += [("Format", row.entry.format), ("Sources", ", then ".join(row.entry.sources))]
             facts += [

@@ -17,7 +17,7 @@ from ui.widgets.chart import Crosshair, Line
 from ui.widgets.chart_card import ChartCard
 from ui.widgets.empty import Empty
 from ui.widgets.segmented import Segmented
-from ui.words import engine_and_device, is_language
+from ui.words import engine_and_device, is_language, is_pipeline, title
 
 #: The grid is twelve columns wide: it holds 1, 2, 3 or 4 cards of equal width.
 TWELVE = 12
@@ -46,6 +46,18 @@ TENSOR = (
     Spec(
         "confidence", "Confidence, mean", "share", (("top class", "confidence", "series_4"),), area=False, fixed_max=1.0
     ),
+)
+PIPELINE = (
+    THROUGHPUT,
+    Spec("in_flight", "Under way at once", "", (("requests", "in_flight", "series_3"),), area=False),
+)
+CACHE = Spec(
+    "cache",
+    "Answers from the cache, share",
+    "share",
+    (("hits", "cache_hit_rate", "series_3"),),
+    area=False,
+    fixed_max=1.0,
 )
 LANGUAGE = (
     Spec("tokens", "Output tokens", "tok/s", (("tokens", "output_tokens_per_s", "series_1"),)),
@@ -136,6 +148,40 @@ def time_parts(sample: RouteSample | None) -> list[tuple[str, float | None, str]
             ("compute", sample.compute_ms, "series_3"),
             ("overhead", sample.overhead_ms, "series_4"),
         ]
+    return _answer_parts(sample)
+
+
+def step_parts(deployment: Deployment, samples: dict[str, RouteSample]) -> list[tuple[str, float | None, str]]:
+    """Of a pipeline: each step with the median of the route that it calls."""
+    steps = deployment.spec.pipeline.steps if deployment.spec.pipeline is not None else []
+    found = []
+    for step in steps:
+        sample = samples.get(step.route)
+        found.append((step.name, sample.p50_ms if sample else None, "series_3"))
+    return found
+
+
+def batching_note(sample: RouteSample | None) -> str:
+    """What the batcher has learned: ``leaves at 8 rows, or after 120 µs``."""
+    if sample is None or sample.learned_batch_size is None:
+        return ""
+    rows = format.plural(sample.learned_batch_size, "row")
+    delay_us = sample.learned_delay_us
+    if not delay_us:
+        return f"Learned: leaves at once, with up to {rows}"
+    wait = format.milliseconds(delay_us / 1000) if delay_us >= 1000 else f"{delay_us} µs"
+    return f"Learned: leaves at {rows}, or after {wait}"
+
+
+def cache_note(sample: RouteSample | None, deployment: Deployment) -> str:
+    """``12 MB of 64 MiB kept``"""
+    if sample is None or sample.cache_bytes is None:
+        return ""
+    most = deployment.spec.settings.get("response_cache_mb", 64)
+    return f"{format.size(sample.cache_bytes)} kept, at most {most} MiB"
+
+
+def _answer_parts(sample: RouteSample) -> list[tuple[str, float | None, str]]:
     first, whole = sample.ttft_p50_ms, sample.p50_ms
     writing = max(0.0, whole - first) if first is not None and whole is not None else None
     return [("first token", first, "series_2"), ("writing", writing, "series_1")]
@@ -219,6 +265,8 @@ class MonitorPage(Page):
                 Line(name, color, columns.times, columns.column(field), spec.area) for name, field, color in spec.lines
             ]
             self.cards[spec.key].show_lines(lines, start, end, [] if spec.machine else marks)
+        if deployment is not None:
+            self._show_notes(deployment)
         self.say(self._sentence_of(deployment))
 
     def _specs(self, deployment: Deployment | None) -> list[Spec]:
@@ -226,10 +274,24 @@ class MonitorPage(Page):
             return []
         if is_language(deployment):
             columns = self.session.series.of(f"route:{deployment.route}")
-            return [*LANGUAGE, *(spec for spec, least in LANGUAGE_EXTRA if columns.any_over(spec.lines[0][1], least))]
+            extra = [spec for spec, least in LANGUAGE_EXTRA if columns.any_over(spec.lines[0][1], least)]
+            return [*LANGUAGE, *extra, *([CACHE] if self._caches(deployment) else [])]
         sample = self.session.station.samples.get(deployment.route)
+        cache = [CACHE] if self._caches(deployment) else []
+        if is_pipeline(deployment):
+            return [*PIPELINE, *cache]
         classifies = bool(deployment.labels) or (sample is not None and sample.confidence is not None)
-        return [spec for spec in TENSOR if spec.key != "confidence" or classifies]
+        return [*(spec for spec in TENSOR if spec.key != "confidence" or classifies), *cache]
+
+    def _caches(self, deployment: Deployment) -> bool:
+        sample = self.session.station.samples.get(deployment.route)
+        return sample is not None and (sample.cache_hit_rate is not None or sample.cache_bytes is not None)
+
+    def _show_notes(self, deployment: Deployment) -> None:
+        sample = self.session.station.samples.get(deployment.route)
+        for key, text in (("batch", batching_note(sample)), ("cache", cache_note(sample, deployment))):
+            if key in self.cards:
+                self.cards[key].say(text)
 
     def _sentence_of(self, deployment: Deployment | None) -> str:
         if deployment is None:
@@ -237,12 +299,13 @@ class MonitorPage(Page):
         sample = self.session.station.samples.get(deployment.route)
         answered = f"{sample.requests_total:,} answered" if sample and sample.requests_total else "no request yet"
         errors = format.plural(sample.errors_total, "error") if sample and sample.errors_total else ""
-        return format.joined(
-            f"{deployment.route} v{deployment.version}", engine_and_device(deployment), answered, errors
-        )
+        return format.joined(title(deployment), engine_and_device(deployment), answered, errors)
 
     def _show_times(self, deployment: Deployment) -> None:
-        parts = time_parts(self.session.station.samples.get(deployment.route))
+        samples = self.session.station.samples
+        pipeline = is_pipeline(deployment)
+        parts = step_parts(deployment, samples) if pipeline else time_parts(samples.get(deployment.route))
+        self._times_note.setText("each step's route, p50" if pipeline else "mean of the last 10 s")
         known = [(name, value, color) for name, value, color in parts if value is not None]
         top = max((value for _, value, _ in known), default=0.0) or 1.0
         self.times.set_bars([Bar(name, value / top, format.milliseconds(value), color) for name, value, color in known])

@@ -14,7 +14,7 @@ from ui.tensors import image_input
 from ui.widgets.drawing_pad import CELLS
 from ui.widgets.empty import Empty
 from ui.widgets.segmented import Segmented
-from ui.words import DEPLOYMENT, engine_and_device, is_language
+from ui.words import DEPLOYMENT, engine_and_device, is_language, title
 
 Panel = ChatPanel | TensorPanel | ItemPanel
 
@@ -94,9 +94,7 @@ class PlaygroundPage(Page):
         sample = station.samples.get(deployment.route)
         speed = f"p50 {format.milliseconds(sample.p50_ms)}" if sample and sample.p50_ms is not None else ""
         state = "" if deployment.state == "ready" else DEPLOYMENT[deployment.state][1].lower()
-        self.say(
-            format.joined(f"{deployment.route} v{deployment.version}", engine_and_device(deployment), speed, state)
-        )
+        self.say(format.joined(title(deployment), engine_and_device(deployment), speed, state))
 
     def _panel_of(self, deployment: Deployment) -> Panel:
         """One panel for a route, model and version, so that what was drawn or said stays when going to and fro.

@@ -38,7 +38,19 @@ def route_key(row: DeploymentRow) -> str:
 
 def _state(row: DeploymentRow) -> Cell:
     mark, word = DEPLOYMENT[row.deployment.state]
-    return Cell(word, mark=mark, color=COLORS[mark])
+    pending = row.deployment.pending
+    if pending is None:
+        return Cell(word, mark=mark, color=COLORS[mark])
+    coming = f"v{pending.version}" if pending.version != row.deployment.version else "change"
+    note = f"→ {coming}" if pending.state == "starting" else f"{coming} failed"
+    return Cell(word, mark="watch", color=COLORS[mark], note=note)
+
+
+def _serving(row: DeploymentRow) -> Cell:
+    pipeline = row.deployment.spec.pipeline
+    return (
+        Cell(f"v{row.deployment.version}") if pipeline is None else Cell(f"{len(pipeline.steps)} steps", color="muted")
+    )
 
 
 def _route(row: DeploymentRow) -> Cell:
@@ -58,24 +70,22 @@ def _rate(row: DeploymentRow) -> Cell:
 
 
 _ROUTE: Column[DeploymentRow] = Column("Route", _route, width=130, stretch=3)
-_SERVING: Column[DeploymentRow] = Column(
-    "Serving", lambda row: Cell(f"v{row.deployment.version}"), width=70, stretch=1, drop=2
-)
+_SERVING: Column[DeploymentRow] = Column("Serving", _serving, width=66, stretch=1, drop=2)
 _ENGINE: Column[DeploymentRow] = Column(
     "Engine", lambda row: Cell(engine_and_device(row.deployment), color="muted"), width=150, stretch=3, drop=4
 )
 _RATE: Column[DeploymentRow] = Column("Requests", _rate, width=90, right=True)
 _P95: Column[DeploymentRow] = Column(
-    "p95", lambda row: _value(format.milliseconds(row.sample.p95_ms)), width=80, right=True, drop=1
+    "p95", lambda row: _value(format.milliseconds(row.sample.p95_ms)), width=76, right=True, drop=1
 )
 _MEMORY: Column[DeploymentRow] = Column(
-    "Memory", lambda row: Cell(format.size(row.deployment.memory_bytes), color="muted"), width=84, right=True, drop=3
+    "Memory", lambda row: Cell(format.size(row.deployment.memory_bytes), color="muted"), width=80, right=True, drop=3
 )
 _STATE: Column[DeploymentRow] = Column("State", _state, width=100, stretch=1, drop=1)
 
 DEPLOYMENTS = [
-    Column("Route", lambda row: Cell(row.deployment.route, strong=True), width=120, stretch=3),
-    Column("State", _state, width=100, stretch=1),
+    Column("Route", lambda row: Cell(row.deployment.route, strong=True), width=110, stretch=3),
+    Column("State", _state, width=118, stretch=1),
     _SERVING, _ENGINE, _RATE, _P95, _MEMORY,
 ]  # fmt: skip
 OVERVIEW = [
@@ -106,8 +116,9 @@ def _replica_state(row: Replica) -> Cell:
 
 
 REPLICAS: list[Column[Replica]] = [
-    Column("Replica", lambda row: Cell(row.id, strong=True), width=90, stretch=2),
-    Column("State", _replica_state, width=130, stretch=3),
-    Column("Process", lambda row: Cell(str(row.pid or format.NONE), color="muted"), width=72, right=True, drop=1),
-    Column("Memory", lambda row: Cell(format.size(row.memory_bytes), color="muted"), width=80, right=True),
+    Column("Replica", lambda row: Cell(row.id, strong=True), width=86, stretch=2),
+    Column("State", _replica_state, width=92, stretch=3),
+    Column("Device", lambda row: Cell(device_name(row.device) or format.NONE, color="muted"), width=64, drop=1),
+    Column("Process", lambda row: Cell(str(row.pid or format.NONE), color="muted"), width=68, right=True, drop=2),
+    Column("Memory", lambda row: Cell(format.size(row.memory_bytes), color="muted"), width=76, right=True),
 ]

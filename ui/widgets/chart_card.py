@@ -8,6 +8,7 @@ from ui.format import clock
 from ui.stores.marks import Moment
 from ui.theme import font, tokens
 from ui.widgets import chart_math as cm
+from ui.widgets.basics import label, set_text
 from ui.widgets.card import Card
 from ui.widgets.chart import Chart, Crosshair, Line
 
@@ -79,6 +80,9 @@ class ChartCard(Card):
         self.chart = Chart(title, unit, crosshair, fixed_max=fixed_max)
         self.chart.setMinimumHeight(210 if tall else 126)
         self.add(self.chart, 1)
+        self._note = label("", "caption", wrap=True)
+        self._note.hide()
+        self.add(self._note)
         self.body.setSpacing(6)
         self.suffix = ""
         """Follows the value in the legend: ``of 24 GB``."""
@@ -89,6 +93,13 @@ class ChartCard(Card):
         self._end = end
         self.chart.set_data(lines, start, end, marks)
         self._refresh_legend()
+
+    def say(self, note: str) -> None:
+        """A sentence under the chart, about now."""
+        set_text(self._note, note)
+
+    def note(self) -> str:
+        return self._note.text() if not self._note.isHidden() else ""
 
     def _refresh_legend(self) -> None:
         moment = self.chart.crosshair.time
