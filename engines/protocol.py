@@ -31,6 +31,8 @@ VERSION = 3
 FRAME = struct.Struct("<II")
 #: A frame that claims a header beyond this is not one of ours.
 MAX_HEADER_BYTES = 64 << 20
+#: What the length of a payload can say.
+MAX_PAYLOAD_BYTES = (1 << 32) - 1
 
 
 class TensorSpec(msgspec.Struct, frozen=True):

@@ -232,6 +232,9 @@ def _serve_tensors(channel: Channel, engine: TensorEngine, steps: "Steps | None"
                 else:
                     outputs = timed(inputs, message.outputs)
                 headers, parts = tensors.pack(outputs)
+                if (size := sum(map(len, parts))) > protocol.MAX_PAYLOAD_BYTES:
+                    hint = "send fewer rows, or ask for fewer outputs"
+                    raise EngineError("invalid_input", f"the answer has {size} bytes: too much for a message", hint)
             except EngineError as error:
                 channel.send(Rejected(message.id, error.code, error.message, error.field, error.hint))
                 continue

@@ -1,6 +1,6 @@
 """May this request enter: pure checks against the signature and the limits, with errors that name the field."""
 
-from app.dataplane.tensors import SIZES, Tensor, unpack_strings
+from app.dataplane.tensors import SIZES, Tensor, skip_strings, unpack_strings
 from app.errors import InvalidInput
 from engines.protocol import Signature, TensorSpec
 
@@ -81,15 +81,7 @@ def check(spec: TensorSpec, tensor: Tensor) -> None:
     if not elements and spec.shape[axis] == -1 and shape[axis] == 0:
         raise InvalidInput(f"input {spec.name} has no rows", field=where)
     if tensor.datatype == "BYTES":
-        try:
-            have = len(unpack_strings(tensor.data))
-        except ValueError as error:
-            raise InvalidInput(f"input {spec.name}: {error}", field=where) from None
-        if have != elements:
-            raise InvalidInput(
-                f"input {spec.name} has {have} elements, its shape {shape} needs {elements}",
-                field=where,
-            )
+        _check_strings(spec.name, tensor, elements)
         return
     need = elements * SIZES[tensor.datatype]
     if len(tensor.data) != need:
@@ -97,6 +89,20 @@ def check(spec: TensorSpec, tensor: Tensor) -> None:
             f"input {spec.name} has {len(tensor.data)} bytes, {tensor.datatype} {shape} needs {need}",
             field=where,
         )
+
+
+def _check_strings(name: str, tensor: Tensor, elements: int) -> None:
+    where = f"inputs.{name}"
+    try:
+        if skip_strings(tensor.data, 0, elements) == len(tensor.data):
+            return
+    except ValueError:
+        pass  # there are fewer, or the last one is cut off
+    try:
+        have = len(unpack_strings(tensor.data))
+    except ValueError as error:
+        raise InvalidInput(f"input {name}: {error}", field=where) from None
+    raise InvalidInput(f"input {name} has {have} elements, its shape {tensor.shape} needs {elements}", field=where)
 
 
 def check_outputs(signature: Signature, names: list[str]) -> None:

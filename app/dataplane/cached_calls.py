@@ -13,6 +13,8 @@ from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, cut, views, whole
 from engines.protocol import Embed, Embedded, Rank, Signature, TensorHeader
 
+#: Items of a request that are kept one by one; more than these are one answer.
+MOST_APART = 4096
 _LENGTH = struct.Struct("<I")
 _TOKENS = struct.Struct("<q")
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,7 +58,7 @@ async def infer(cache: ResponseCache, target: Target, ask: Ask, inputs: list[Ten
 
 def _apart(signature: Signature | None, inputs: Sequence[Tensor]) -> bool:
     """Whether each row of the first axis has an answer of its own."""
-    if signature is None or not signature.batched or not inputs[0].shape[0]:
+    if signature is None or not signature.batched or not 0 < inputs[0].shape[0] <= MOST_APART:
         return False
     return all(spec.batch_axis == 0 for spec in (*signature.inputs, *signature.outputs))
 

@@ -70,10 +70,12 @@ def cut(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
 
 def skip_strings(data: bytes | memoryview, position: int, count: int) -> int:
     """Where the element after the next ``count`` BYTES elements begins. Raises `ValueError` past the end."""
-    for _ in range(count):
-        if position + 4 > len(data):
-            raise ValueError("BYTES data ends early")
-        position += 4 + _LENGTH.unpack_from(data, position)[0]
+    length_at = _LENGTH.unpack_from
+    try:
+        for _ in range(count):
+            position += 4 + length_at(data, position)[0]
+    except struct.error:
+        raise ValueError("BYTES data ends early") from None
     if position > len(data):
         raise ValueError("a BYTES element is longer than the data")
     return position

@@ -52,6 +52,10 @@ def rejection(code: str, message: str, field: str = "", hint: str = "") -> Pilot
     return _REJECTIONS.get(code, EngineFailed)(message, hint=hint, field=field)
 
 
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge("the request is too large for one message to a worker", hint="send less at once")
+
+
 class TokenStream:
     """The events of one sequence, as an async iterator. Ends after the event that has a ``finish_reason``.
 
@@ -120,12 +124,14 @@ class WorkerClient(asyncio.Protocol):
         if self._transport is None or self.lost:
             raise ReplicaLost("the worker of this model is gone", hint="retry; it is being restarted")
         size = sum(map(len, parts))
+        if size > protocol.MAX_PAYLOAD_BYTES:
+            raise _too_large()
         try:
             head = protocol.frame(message, size)
         except (OverflowError, struct.error) as error:
             raise InvalidInput(f"the request holds a number that is too large: {error}") from None
         if len(head) > protocol.MAX_HEADER_BYTES:
-            raise PayloadTooLarge("the request is too large for one message to a worker", hint="send less at once")
+            raise _too_large()
         self._transport.write(b"".join((head, *parts)))
 
     def infer(

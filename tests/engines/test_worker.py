@@ -16,7 +16,7 @@ from engines import protocol
 from engines.card import Card
 from engines.protocol import Failed, Hello, Infer, Inferred, Load, Ready, Rejected, TensorHeader
 from engines.tensors import pack_strings, unpack
-from engines.worker import Channel
+from engines.worker import Channel, _serve_tensors
 
 DIGITS = Path(__file__).parents[2] / "app" / "resources" / "digits"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an inherited socket is POSIX")
@@ -175,3 +175,39 @@ def test_digits_are_read_from_a_picture(worker):
             blank[place : place + 3] = b"\0\0\0"
     answer, values = worker.ask_items([bytes(blank)])
     assert isinstance(answer, Inferred) and values["label"][0, 0] == b"1" and values["score"].shape == (1, 10)
+
+
+class Script:
+    """Stands where a `Channel` does: requests that were written before, then the end."""
+
+    def __init__(self, *requests):
+        self._requests = requests
+        self.sent = []
+
+    def receive(self, block, linger_s=0.0):
+        requests, self._requests = self._requests, ()
+        if not requests:
+            raise EOFError
+        return iter(requests)
+
+    def send(self, message, parts=()):
+        self.sent.append(message)
+
+
+class Doubling:
+    def infer(self, inputs, outputs):
+        return {"y": np.concatenate([inputs["x"]] * 2)}
+
+
+def test_an_answer_that_no_message_can_hold_is_refused_and_the_worker_goes_on(monkeypatch):
+    monkeypatch.setattr(protocol, "MAX_PAYLOAD_BYTES", 20)
+    channel = Script(
+        (Infer(1, [TensorHeader("x", "FP32", [3], 12)]), memoryview(bytes(12))),
+        (Infer(2, [TensorHeader("x", "FP32", [2], 8)]), memoryview(bytes(8))),
+    )
+    with pytest.raises(EOFError):
+        _serve_tensors(channel, Doubling(), None, 0.0)
+    refused, answered = channel.sent
+    assert (refused.id, refused.code) == (1, "invalid_input")
+    assert "24 bytes" in refused.message
+    assert answered.id == 2

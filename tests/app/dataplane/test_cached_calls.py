@@ -214,3 +214,12 @@ async def test_each_document_is_kept_with_its_query():
     await model.embed(Rank(0, "q", ["a", "bb"]))
     assert await model.embed(Rank(0, "q", ["bb", "a"])) == ([[2, 1], [1, 1]], [20, 10], 30)
     assert await model.embed(Rank(0, "qq", ["bb"])) == ([[2, 2]], [20], 0)
+
+
+async def test_very_many_items_are_kept_as_one_answer(monkeypatch):
+    monkeypatch.setattr(cached_calls, "MOST_APART", 2)
+    engine = Engine()
+    for texts in ([b"ab", b"cd", b"ef"], [b"ab", b"cd"], [b"ab", b"cd", b"ef"]):
+        answer = await engine.infer(Ask([Tensor("item", "BYTES", [len(texts)], pack_strings(texts))], items=True))
+        assert unpack_strings(answer.outputs[0].data)[0] == b"a"
+    assert engine.seen == [[b"ab", b"cd", b"ef"], [b"ab", b"cd"]]
