@@ -34,7 +34,9 @@ def item(kind: str, given: str, inputs: set[str]) -> Any | None:
         return {"row": row} if isinstance(row, dict) and not row.keys() & (inputs | {"inputs"}) else None
     if kind == "text":
         return given if given and not tensors else None
-    return {kind: base64.b64encode(path.read_bytes()).decode()} if not tensors and path.is_file() else None
+    if tensors and kind != "file":  # whatever a model of files takes, its own tensors are given as JSON
+        return None
+    return {kind: base64.b64encode(path.read_bytes()).decode()} if path.is_file() else None
 
 
 def content(item: Any) -> bytes:

@@ -488,6 +488,9 @@ def test_run_reads_arrays_files_and_standard_input(run: Run, tensors: ScriptedDa
         ("text", "[[1, 0]]", None),
         ("image", "FILE.png", {"image": "UE5H"}),
         ("image", "FILE.npy", None),
+        ("file", "FILE.png", {"file": "UE5H"}),
+        ("file", "FILE.json", {"file": "e30="}),
+        ("file", "[[1, 0]]", None),
         ("row", '{"age": 3}', {"row": {"age": 3}}),
         ("row", '{"x": [[1, 0]]}', None),
         ("row", "[[1, 0]]", None),
@@ -497,6 +500,7 @@ def test_run_takes_the_items_of_a_card(
     run: Run, tensors: ScriptedDaemon, tmp_path: Path, kind: str, given: str, item: object
 ):
     (tmp_path / "FILE.png").write_bytes(b"PNG")
+    (tmp_path / "FILE.json").write_bytes(b"{}")
     np.save(tmp_path / "FILE.npy", np.array([[1.0, 0.0]]))
     if given.startswith("FILE"):
         given = str(tmp_path / given)
