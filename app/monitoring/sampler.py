@@ -90,6 +90,8 @@ def route_sample(
             sample.overhead_ms = max(0.0, 1e3 * rest_s / answered)
         if batches := now.batches - oldest.batches:
             sample.batch_size = (now.batch_rows - oldest.batch_rows) / batches
+        if route.learned_rows:
+            sample.learned_batch_size, sample.learned_delay_us = route.learned_rows, route.learned_delay_us
     else:
         sample.output_tokens_per_s = (now.generated_tokens - last.generated_tokens) / elapsed_s
         sample.prompt_tokens_per_s = (now.prompt_tokens - last.prompt_tokens) / elapsed_s

@@ -72,6 +72,15 @@ def test_where_the_time_went(metrics: Metrics, bus: Bus, sampler: Sampler) -> No
     assert sample.output_tokens_per_s is None
 
 
+def test_what_the_batcher_has_learned(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:
+    route = digits(metrics)
+    sampler.sample(0.0)
+    assert shown(bus).learned_batch_size is None
+    route.learned_rows, route.learned_delay_us = 24, 900
+    sampler.sample(1.0)
+    assert (shown(bus).learned_batch_size, shown(bus).learned_delay_us) == (24, 900)
+
+
 def test_a_language_model(metrics: Metrics, bus: Bus, sampler: Sampler) -> None:
     route = metrics.route("chat", model="gemma", version=1, kind="language", engine="llamacpp")
     sampler.sample(0.0)
