@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from app.dataplane import admission, cache_control, cached_calls, cached_text, items, routing
+from app.dataplane import admission, cache_control, cached_calls, cached_text, ensemble, items, routing
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor
@@ -78,6 +78,8 @@ class Dataplane:
             answer = await target.ensemble.run(self.infer, target, ask, inputs, ask.timeout_s or target.timeout_s)
             if not answer.cached:
                 cache_control.computed()
+                rows = ensemble.rows(target.signature, inputs) if target.signature is not None else 1
+                target.metrics.batch(rows, answer.compute_s, int(time.time() * 1000))
         elif target.cache is not None and cached_calls.takes(target, ask):
             answer = await cached_calls.infer(target.cache, target, ask, inputs, self._run)
         else:

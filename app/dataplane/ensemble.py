@@ -2,15 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from app.dataplane.inference import Ask, Inference, StepTime
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, PilothouseError
 from app.schema.manage import Pipeline, PipelineStep
+from engines.protocol import Signature
 
 Infer = Callable[[str, Ask], Awaitable[Inference]]
+
+
+def rows(signature: Signature, inputs: Sequence[Tensor]) -> int:
+    """Of a request to a pipeline; ``inputs`` in the order of the signature. 1 where requests are not batched."""
+    if not signature.batched:
+        return 1
+    axes = zip(signature.inputs, inputs, strict=True)
+    return next((tensor.shape[spec.batch_axis] for spec, tensor in axes if spec.batch_axis >= 0), 1)
 
 
 class Ensemble:

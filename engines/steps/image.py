@@ -10,7 +10,7 @@ from engines.engine import EngineError
 from engines.steps.geometry import Geometry
 
 try:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 except ImportError as error:
     raise EngineError(
         "missing_library",
@@ -19,7 +19,7 @@ except ImportError as error:
     ) from None
 
 #: Formats that Pillow reads itself; others start programs or fetch (EPS) or are not pictures.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
 #: A picture is not made larger than this: one that is a pixel wide and very long would be.
 MOST_RESIZED = 64 << 20
 
@@ -36,6 +36,8 @@ def decode(step: DecodeImage, data: bytes) -> tuple[np.ndarray, Geometry]:
             pixels = np.asarray(_opaque(ImageOps.exif_transpose(image), step))
     except ValueError:
         raise
+    except UnidentifiedImageError:
+        raise ValueError("this image cannot be read: it is no PNG, JPEG, WebP, GIF, BMP, TIFF, …") from None
     except Image.DecompressionBombError:
         raise _too_large(step) from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files

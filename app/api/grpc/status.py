@@ -8,6 +8,9 @@ from app.errors import PilothouseError
 
 log = logging.getLogger(__name__)
 
+#: Of a message. It travels in the trailing metadata, of which clients take 8 KiB, and each byte of it may become three.
+MOST_BYTES = 2048
+
 _CODES = {
     400: StatusCode.INVALID_ARGUMENT,
     401: StatusCode.UNAUTHENTICATED,
@@ -37,7 +40,9 @@ def code(error: PilothouseError) -> StatusCode:
 
 
 def text(error: PilothouseError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
+    """What is longer than `MOST_BYTES` is cut."""
+    words = (f"{error.message}; {error.hint}" if error.hint else error.message).encode(errors="replace")
+    return words.decode() if len(words) <= MOST_BYTES else words[:MOST_BYTES].decode(errors="ignore") + "…"
 
 
 def retry(error: PilothouseError) -> tuple[tuple[str, str], ...]:

@@ -111,14 +111,14 @@ class Service:
         answer = await self._dataplane.infer(call.model, ask)
         if self.trace.active:
             self.trace.record(call.id, answer, call.arrived, queued)
-        return replace(answer, outputs=self._dress(answer, special)) if special else answer
+        return replace(answer, outputs=self._dress(answer, special, ask.items)) if special else answer
 
     def refused(self, model: str, total_s: float = 0.0) -> None:
         """Count a request that was not even understood, so that the statistics of ``model`` add up."""
         if target := self._dataplane.table.get(model):
             target.metrics.failed("OTHER", total_s)
 
-    def _dress(self, answer: Inference, special: Mapping[str, Wanted]) -> list[Tensor]:
+    def _dress(self, answer: Inference, special: Mapping[str, Wanted], items: bool) -> list[Tensor]:
         outputs = []
         for tensor in answer.outputs:
             output = special.get(tensor.name)
@@ -126,13 +126,13 @@ class Service:
                 self.regions.write(output.place, tensor.data)
                 tensor = replace(tensor, data=b"")  # noqa: PLW2901
             elif output is not None:
-                tensor = self._classify(answer.target, tensor, output.classes)  # noqa: PLW2901
+                tensor = self._classify(answer.target, tensor, output.classes, items)  # noqa: PLW2901
             outputs.append(tensor)
         return outputs
 
     @staticmethod
-    def _classify(target: Target, tensor: Tensor, classes: int) -> Tensor:
-        found = metadata.signature(target)
+    def _classify(target: Target, tensor: Tensor, classes: int, items: bool) -> Tensor:
+        found = (target.items if items else None) or metadata.signature(target)
         axis = next((spec.batch_axis for spec in found.outputs if spec.name == tensor.name), -1)
         return classification.classify(tensor, classes, metadata.labels(target), axis if found.batched else -1)
 

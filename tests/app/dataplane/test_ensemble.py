@@ -7,12 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.dataplane.dataplane import Dataplane
 from app.dataplane.ensemble import Ensemble
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, InvalidInput, QueueFull
+from app.monitoring.metrics import RouteMetrics
 from app.schema.manage import Pipeline
+from engines.protocol import Signature, TensorSpec
 
 PIPE = Target("pipe", "pipe", 1, "", 0)
 
@@ -165,3 +168,23 @@ async def test_whether_kept_answers_do_is_passed_on():
     steps = Steps()
     await run(steps, pipeline([("a", ["x"], "y")], ["y"]), cache=False)
     assert steps.asks["a"].cache is False
+
+
+@pytest.mark.parametrize(("batched", "rows"), [(True, 4), (False, 1)])
+async def test_a_pipeline_counts_its_requests_and_their_rows_as_a_model_does(monkeypatch, batched, rows):
+    specs = [TensorSpec("rate", "INT64", [1]), TensorSpec("x", "UINT8", [2, -1], batch_axis=1)]
+    metrics = RouteMetrics("pipe", "pipe", 1, "tensor", "pipeline")
+    steps, signature = Steps(), Signature(specs, [TensorSpec("out-y", "UINT8", [-1])], batched=batched)
+    found = Ensemble(pipeline([("top", ["x"], "y")], ["y"]))
+    target = Target("pipe", "pipe", 1, "", 0, metrics=metrics, timeout_s=9, signature=signature, ensemble=found)
+    dataplane = Dataplane()
+    dataplane.publish({"pipe": target})
+    run_steps = found.run
+    monkeypatch.setattr(found, "run", lambda _, *more: run_steps(steps.infer, *more))
+    for _ in range(2):
+        await dataplane.infer(
+            "pipe", Ask([Tensor("x", "UINT8", [2, 4], bytes(8)), Tensor("rate", "INT64", [1], bytes(8))])
+        )
+    assert (metrics.succeeded, metrics.batches, metrics.batch_rows) == (2, 2, 2 * rows)
+    assert metrics.batch_sizes == {rows: (2, 2.0)}
+    assert metrics.last_inference_ms > 0

@@ -217,3 +217,18 @@ def test_a_picture_that_is_a_line_is_not_blown_up(mode, width, height):
     pixels, geometry = image.decode(DecodeImage(), of_zeros(width, height))
     with pytest.raises(ValueError, match=f"{width}×{height} pixels cannot become"):
         image.resize(Resize(size=224, mode=mode), pixels, geometry)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"%PDF-1.7 and more", bytes(1000)])
+def test_what_is_in_no_known_format_is_said_so(data):
+    with pytest.raises(ValueError, match="cannot be read: it is no PNG"):
+        image.decode(DecodeImage(), data)
+
+
+def test_the_first_picture_of_a_stereo_photograph_is_read():
+    buffer = io.BytesIO()
+    left, right = (Image.new("RGB", (24, 16), colour) for colour in ("red", "blue"))
+    left.save(buffer, "MPO", save_all=True, append_images=[right])
+    decoded, _ = image.decode(DecodeImage(), buffer.getvalue())
+    assert decoded.shape == (16, 24, 3)
+    assert decoded[8, 12, 0] > 250 and decoded[8, 12, 2] < 5

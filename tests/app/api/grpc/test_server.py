@@ -95,6 +95,15 @@ async def test_an_error_is_a_status_with_its_words(peer, error, code):
     assert (found.code(), found.details()) == (code, "m; do so")
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "😀"])
+async def test_words_that_no_client_would_take_are_cut(peer, letter):
+    peer.answer = failing(errors.InvalidInput("there is no output " + letter * 100_000))
+    found = await refused(peer.infer(Request()))
+    assert found.code() == StatusCode.INVALID_ARGUMENT
+    assert found.details().startswith(f"there is no output {letter * 9}")
+    assert found.details().endswith(f"{letter}…")
+
+
 async def test_overload_says_when_to_come_again(peer):
     peer.answer = failing(errors.QueueFull("full", retry_after_s=2))
     told = metadata(await refused(peer.infer(Request())))
