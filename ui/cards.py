@@ -66,6 +66,8 @@ WORDS: dict[str, Callable[[Card], str]] = {
     "bytes": lambda step: f"{step.get('begin', 0) + step.get('middle', 0) + step.get('end', 0):,} bytes of it",
     "select": lambda step: f"part of {step['input']}" if step.get("input") else "a part of it",
     "transpose": lambda step: "axes in another order",
+    "softmax": lambda step: "shares of the classes",
+    "sigmoid": lambda step: "0 to 1",
     "top_k": _top_k,
     "argmax": lambda step: "the largest",
     "threshold": lambda step: f"at least {format.number(step.get('minimum', 0.5))}",

@@ -499,7 +499,7 @@ def main() -> None:
     options = parser.parse_args()
     fake = FakeDaemon(options.port, gpu=options.gpu, live=True, empty=options.empty, history_s=options.history)
     if options.tensors:
-        from tests.support.tensor_scene import stage  # noqa: PLC0415  it imports this module
+        from tests.support.tensor_scene import stage
 
         stage(fake)
     print(fake.url, flush=True)

@@ -8,7 +8,7 @@ import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 from tests.support.fake_daemon import FakeDaemon
@@ -64,3 +64,36 @@ def window(qtbot: QtBot, daemon: FakeDaemon, open_window: Callable[[str], Window
     made = open_window(daemon.url)
     qtbot.waitUntil(lambda: bool(made.session.catalog.entries) and len(made.session.series.of("route:digits")) > 100)
     return made
+
+
+def _overlaps(parent: QWidget) -> list[str]:
+    """Siblings in sight that cover each other, and widgets that stick out of their parent."""
+    found = []
+    children = [
+        child for child in parent.children()
+        if isinstance(child, QWidget) and child.isVisible() and not child.isWindow() and child.objectName() != "veil"
+        and not child.objectName().startswith("qt_scrollarea")
+    ]  # fmt: skip
+    for index, first in enumerate(children):
+        if not parent.rect().adjusted(-1, -1, 1, 1).contains(first.geometry()):
+            found.append(f"{first} sticks out of {parent}: {first.geometry()} in {parent.rect()}")
+        for second in children[index + 1 :]:
+            if first.geometry().intersects(second.geometry()):
+                found.append(f"{first} and {second} in {parent}")
+        if not isinstance(first, QAbstractScrollArea):
+            found += _overlaps(first)
+    return found
+
+
+def _untidy(window: Window) -> list[str]:
+    inner = window.page().widget()
+    found = _overlaps(window.centralWidget()) + _overlaps(inner)
+    if inner.width() > window.page().viewport().width():
+        found.append("the page would have to scroll sideways")
+    return found
+
+
+@pytest.fixture
+def untidy() -> Callable[[Window], list[str]]:
+    """What lies wrong on the page in sight."""
+    return _untidy

@@ -1,10 +1,11 @@
 import base64
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt
 from PySide6.QtGui import QImage
-from PySide6.QtWidgets import QAbstractButton, QAbstractScrollArea, QWidget
+from PySide6.QtWidgets import QAbstractButton
 from pytestqt.qtbot import QtBot
 
 from tests.support.fake_daemon import THREE, FakeDaemon
@@ -492,36 +493,11 @@ def test_the_rail_counts_what_asks_for_action(window: Window) -> None:
 PAGES = ["overview", "models", "deployments", "monitor", "playground", "jobs", "hardware", "settings"]
 
 
-def overlaps(parent: QWidget) -> list[str]:
-    """Siblings in sight that cover each other, and widgets that stick out of their parent."""
-    found = []
-    children = [
-        child for child in parent.children()
-        if isinstance(child, QWidget) and child.isVisible() and not child.isWindow() and child.objectName() != "veil"
-        and not child.objectName().startswith("qt_scrollarea")
-    ]  # fmt: skip
-    for index, first in enumerate(children):
-        if not parent.rect().adjusted(-1, -1, 1, 1).contains(first.geometry()):
-            found.append(f"{first} sticks out of {parent}: {first.geometry()} in {parent.rect()}")
-        for second in children[index + 1 :]:
-            if first.geometry().intersects(second.geometry()):
-                found.append(f"{first} and {second} in {parent}")
-        if not isinstance(first, QAbstractScrollArea):
-            found += overlaps(first)
-    return found
-
-
-def untidy(window: Window) -> list[str]:
-    inner = window.page().widget()
-    found = overlaps(window.centralWidget()) + overlaps(inner)
-    if inner.width() > window.page().viewport().width():
-        found.append("the page would have to scroll sideways")
-    return found
-
-
 @pytest.mark.parametrize("size", [(800, 600), (1100, 700), (1440, 900)])
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_overlaps(qtbot: QtBot, window: Window, name: str, size: tuple[int, int]) -> None:
+def test_nothing_overlaps(
+    qtbot: QtBot, window: Window, untidy: Callable[[Window], list[str]], name: str, size: tuple[int, int]
+) -> None:
     window.resize(*size)
     for route in ("digits", "assistant"):
         window.show_page(name)

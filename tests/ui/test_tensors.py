@@ -69,7 +69,8 @@ def test_the_curl_call_is_a_shell_command_with_json_in_it() -> None:
 
 def test_the_chat_calls_survive_quotes_in_the_prompt() -> None:
     prompt = 'What\'s a "rudder"?'
-    code = chat_code("http://127.0.0.1:1", "assistant", [{"role": "user", "content": prompt}], {"temperature": 0.7, "max_tokens": 64})
+    options = {"temperature": 0.7, "max_tokens": 64, "enable_thinking": False}
+    code = chat_code("http://127.0.0.1:1", "assistant", [{"role": "user", "content": prompt}], options)
     words = shlex.split(code["curl"].replace("\\\n", " "))
     body = json.loads(words[-1])
     assert body["messages"][0]["content"] == prompt
