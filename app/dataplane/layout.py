@@ -128,14 +128,18 @@ class Layout:
                 answer.append(piece)
         return answers
 
-    def part(self, inputs: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
-        """Some of the rows of one request."""
+    def part(self, inputs: Sequence[Tensor], start: int, stop: int, positions: list[int]) -> list[Tensor]:
+        """Some of the rows of one request. ``positions``: of each input the byte at which they begin, where the first
+        axis is that of the batch; they become those of the next part. To look for them each time would take as long as
+        the square of the rows."""
         parts = []
-        for tensor, axis in zip(inputs, self._axis, strict=True):
+        for index, (tensor, axis) in enumerate(zip(inputs, self._axis, strict=True)):
             if axis < 0:
                 parts.append(tensor)
             elif axis == 0:
-                parts.append(cut(tensor, [start, stop - start])[1])
+                [piece] = cut(tensor, [stop - start], positions[index])
+                positions[index] += len(piece.data)
+                parts.append(piece)
             else:
                 parts.append(arrays.take(tensor, axis, start, stop))
         return parts

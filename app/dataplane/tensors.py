@@ -51,10 +51,10 @@ def views(headers: Sequence[TensorHeader], payload: memoryview) -> list[Tensor]:
     return tensors
 
 
-def cut(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
-    """Consecutive pieces along the first axis; ``rows`` counts each one's."""
+def cut(tensor: Tensor, rows: Sequence[int], position: int = 0) -> list[Tensor]:
+    """Consecutive pieces along the first axis; ``rows`` counts each one's. ``position``: where the first one begins in
+    the data."""
     pieces = []
-    position = 0
     name, datatype, data, inner = tensor.name, tensor.datatype, tensor.data, tensor.shape[1:]
     inner_elements = prod(inner)
     row_bytes = inner_elements * SIZES.get(datatype, 0)

@@ -16,7 +16,7 @@ class Waiting:
     __slots__ = (
         "alone", "answers", "arrived", "batch_rows", "bucket", "compute_s", "deadline", "first", "held", "input_s",
         "inputs", "key", "layout", "left", "level", "most", "number", "output_s", "outputs", "parent", "parts",
-        "queue_s", "result", "rows",
+        "positions", "queue_s", "result", "rows",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,8 @@ class Waiting:
         self.parent: Waiting | None = None
         self.number = self.first = self.parts = 0
         """Of a part, which it is, and its first row in the request; of a request, in how many parts it was sent."""
+        self.positions: list[int] | None = None
+        """Of a request that is sent in parts, where the next one begins: see `Layout.part`."""
         self.answers: dict[int, list[Tensor]] | None = None
         self.queue_s = -1.0
         """Until it was first sent; -1: it was not."""
@@ -50,8 +52,10 @@ class Waiting:
 
     def part(self, start: int, stop: int) -> "Waiting":
         """Some rows of this request as a request of its own; its answer is kept until all of them are here."""
+        if self.positions is None:
+            self.positions = [0] * len(self.inputs)
         part = Waiting(
-            self.layout.part(self.inputs, start, stop),
+            self.layout.part(self.inputs, start, stop, self.positions),
             self.outputs,
             self.layout,
             self.level,

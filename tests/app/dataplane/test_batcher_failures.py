@@ -155,3 +155,11 @@ def test_what_a_key_remembers_of_a_shared_input_is_small():
     assert len(repr(key(large))) < 1000
     assert key(large) == key(bytes(1 << 20)) != key(large[:-1] + b"\1")
     assert key(b"ab") == key(b"ab") != key(b"ac")
+
+
+def test_a_part_begins_where_the_one_before_ended_without_a_look_at_what_lies_before():
+    layout, positions = Layout(ITEMS, 2, items=True), [5]
+    given = Tensor("item", "BYTES", [4], b"\xff\xff\xff\xff?" + pack_strings([b"a", b"bc", b"d"]))
+    parts = [layout.part([given], 1, 3, positions), layout.part([given], 3, 4, positions)]
+    assert [bytes(part[0].data) for part in parts] == [pack_strings([b"a", b"bc"]), pack_strings([b"d"])]
+    assert positions == [len(given.data)]

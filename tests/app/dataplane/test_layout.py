@@ -148,7 +148,8 @@ def test_outputs_that_do_not_follow_the_rows_are_told():
 def test_a_request_can_be_cut_into_parts_and_its_answers_merged():
     layout = Layout(VOICE, 8)
     request = voice(5)
-    parts = [layout.part(request, 0, 2), layout.part(request, 2, 5)]
+    positions = [0] * len(request)
+    parts = [layout.part(request, 0, 2, positions), layout.part(request, 2, 5, positions)]
     assert [layout.rows(part) for part in parts] == [2, 3]
     for index, axis in ((0, 0), (1, 1)):
         whole = np.concatenate([arrays.array(part[index]) for part in parts], axis)
