@@ -29,7 +29,7 @@ def read(text: str) -> Any:
         if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp"):
             raise InvalidInput(
                 f"{path.name} is a picture",
-                hint="save its pixels as .npy or JSON, or drop it on the Playground page",
+                hint="`pilothouse describe` can say how it becomes tensors; or save its pixels as .npy or JSON",
             )
         is_json_text = text.lstrip()[:1] in ("[", "{") or not path.suffix
         return json.loads(text if is_json_text else path.read_text(encoding="utf-8"))
@@ -108,3 +108,19 @@ def classes(answer: dict[str, Any], labels: list[str], top: int = 5) -> list[lis
     names = labels if len(labels) == rows.shape[1] else [str(number) for number in range(rows.shape[1])]
     order = np.argsort(-rows, axis=1, kind="stable")[:, :top]
     return [[(names[at], float(row[at])) for at in best] for row, best in zip(rows, order, strict=True)]
+
+
+def boxes(answer: dict[str, Any]) -> str:
+    """What a detector found in the first image, a line each: its name, score, and corners in pixels. Empty where the
+    answer is not a detector's."""
+    found = {output["name"]: output["data"] for output in answer["outputs"]}
+    if not {"boxes", "label", "score", "count"} <= found.keys():
+        return ""
+    count = found["count"][0]
+    corners = np.asarray(found["boxes"], dtype=np.float64).reshape(-1, 4)[:count]
+    width = max((len(label) for label in found["label"][:count]), default=0)
+    lines = [
+        f"{label.rjust(width)}  {score:6.1%}  {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}"
+        for label, score, (left, top, right, bottom) in zip(found["label"], found["score"], corners, strict=False)
+    ]
+    return "\n".join(lines) or "nothing is found"

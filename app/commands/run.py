@@ -106,7 +106,7 @@ def _ask(session: Session, deployment: dict[str, Any], item: Any) -> None:
         return
     if "classify" not in capabilities:  # boxes, values, speech over time: what the steps give, as it is
         answer = session.client.infer_items(route, [items.content(item)])
-        session.emit(answer, _in_words(answer, None, None))
+        session.emit(answer, oip.boxes(answer) or _in_words(answer, None, None))
         return
     answer = session.client.post("/v1/classify", {"model": route, "input": [item]})
     [entry] = answer["data"]

