@@ -89,14 +89,18 @@ def require(target: Target, wanted: str) -> None:
 
 
 async def ask(
-    infer: Infer, target: Target, items: Sequence[bytes], arrived: float, name: Callable[[int], str]
+    infer: Infer, target: Target, wanted: str, items: Sequence[bytes], arrived: float, name: Callable[[int], str]
 ) -> Inference:
-    """The answer for ``items``; the first axis of its outputs is as long as they are. An item that is refused is named
-    as ``name`` says. Raises `PilothouseError`."""
+    """The answer for ``items`` of a model that can do ``wanted`` (a key of `PATHS`); the first axis of its outputs is
+    as long as they are. An item that is refused is named as ``name`` says. Raises `PilothouseError`."""
+    require(target, wanted)
     assert target.items is not None
     tensor = Tensor(target.items.inputs[0].name, "BYTES", [len(items)], pack_strings(items))
     with _renamed(_ITEM, name):
-        return await infer(target.route, Ask([tensor], arrived=arrived, items=True))
+        answer = await infer(target.route, Ask([tensor], arrived=arrived, items=True))
+    if answer.target is not target:  # a change of version came between
+        require(answer.target, wanted)
+    return answer
 
 
 @contextmanager
@@ -115,10 +119,8 @@ async def classify(
     infer: Infer, target: Target, items: Sequence[bytes], arrived: float, name: Callable[[int], str]
 ) -> tuple[list[Classes], list[int]]:
     """For each item its classes, and how many tokens were read of it (0 where it has none)."""
-    require(target, CLASSIFY)
-    answer = await ask(infer, target, items, arrived, name)
+    answer = await ask(infer, target, CLASSIFY, items, arrived, name)
     outputs = {output.name: output for output in answer.outputs}
-    # Of the target that answered: a change of version may have come between.
     return classes(answer.target, outputs, len(items)), _tokens(answer.outputs, len(items))
 
 
@@ -175,7 +177,7 @@ async def embed(infer: Infer, target: Target, request: Embed | Rank, arrived: fl
     if not pairs(target.card):
         return await by_cosine(lambda texts: embed(infer, target, texts, arrived), request)
     asked = [json.dumps([request.query, text]).encode() for text in request.documents]
-    outputs = (await ask(infer, target, asked, arrived, lambda index: f"documents[{index}]")).outputs
+    outputs = (await ask(infer, target, RERANK, asked, arrived, lambda index: f"documents[{index}]")).outputs
     scores = _finite(next(tensor for tensor in outputs if tensor.name != "tokens"))
     if scores.shape[1] != 1:
         raise InvalidInput(
@@ -190,7 +192,7 @@ async def embed_items(
     infer: Infer, target: Target, items: Sequence[bytes], arrived: float
 ) -> tuple[Embedded, memoryview]:
     """FP32 [items, width], each of length 1 (or all zeros). What is refused is named ``input[i]``."""
-    outputs = (await ask(infer, target, items, arrived, lambda index: f"input[{index}]")).outputs
+    outputs = (await ask(infer, target, EMBEDDING, items, arrived, lambda index: f"input[{index}]")).outputs
     values = _finite(next(tensor for tensor in outputs if tensor.name == EMBEDDING))
     length = np.linalg.norm(values, axis=1, keepdims=True)
     values = np.divide(values, length, out=np.zeros_like(values), where=length > 0)

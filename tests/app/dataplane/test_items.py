@@ -191,3 +191,17 @@ async def test_tokens_are_refused_by_their_place(models):
         await models.embed("net", Embed(0, ["a", [1, 2]]), 0.0)
     assert caught.value.field == "input[1]"
     assert models.asked == []
+
+
+@pytest.mark.parametrize("wanted", [Embed(0, ["a"]), Rank(0, "a", ["b"])], ids=["embed", "rank"])
+async def test_a_model_that_became_another_one_meanwhile_says_what_it_can_do(models, wanted):
+    before = models.serve("net", EMBEDDER, lambda given: {"embedding": np.ones((len(given), 2))})
+
+    async def infer(route, ask):
+        models.serve(
+            "net", {"item": "text", "after": [{"step": "argmax"}]}, lambda given: {"index": np.ones(1, np.int64)}
+        )
+        return await models.infer(route, ask)
+
+    with pytest.raises(InvalidInput, match="the steps of net give index"):
+        await items.embed(infer, before, wanted, 0.0)
