@@ -99,7 +99,7 @@ def environment(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
-    if shutil.which("bash") is None:
+    if sys.platform == "win32" or shutil.which("bash") is None:
         pytest.skip("the pages are for a POSIX shell")
     with RunningDaemon(tmp_path_factory.mktemp("examples")) as running:
         yield running
