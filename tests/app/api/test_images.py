@@ -20,7 +20,11 @@ async def server(answers):
 
     async def serve(reader, writer):
         tasks.append(asyncio.current_task())
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        except asyncio.IncompleteReadError:  # the client had given up before it asked
+            writer.close()
+            return
         seen.append(head)
         status, headers, body = answers[head.split()[1]]
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
