@@ -54,7 +54,7 @@ def labels(metadata: Mapping[str, str]) -> list[str]:
             found = json.loads(metadata["labels"])
         else:
             found = ast.literal_eval(metadata.get("names", "[]"))
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that `literal_eval` raises
         return []
     if isinstance(found, dict):
         if sorted(found, key=str) != sorted(range(len(found)), key=str):

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from app.api.auth import Guard
 from app.api.grpc import inference_pb2, status
@@ -16,10 +17,13 @@ from app.api.grpc.rpc import Rpc
 from app.api.grpc.stream import Stream
 from app.api.http import Scope
 from app.dataplane.cache_control import CALLER
-from app.errors import BadSetting, NotReady
+from app.errors import BadSetting, InvalidInput, NotReady
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _METADATA_BYTES = 16 << 10
+
+
+Decode = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,24 @@ class GrpcServer:
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler:
         kind = SERVICE.methods_by_name[method.name]
-        decode = getattr(inference_pb2, kind.input_type.name).FromString
+        decode = _decoder(getattr(inference_pb2, kind.input_type.name))
         encode = getattr(inference_pb2, kind.output_type.name).SerializeToString
         if method.failed is not None:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, method.failed), decode, encode)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method), decode, encode)
+            stream = self._stream(method, method.failed, decode)
+            return grpc.stream_stream_rpc_method_handler(stream, response_serializer=encode)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, decode), response_serializer=encode)
 
     def _rpc(self, context: grpc.aio.ServicerContext) -> Rpc:
         rpc = Rpc(context, f"{self._prefix}-{next(self._numbers)}")
         CALLER.set(rpc.caller)  # of this call's own task
         return rpc
 
-    def _unary(self, method: Method) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
-        async def serve(request: Any, context: grpc.aio.ServicerContext) -> Any:
+    def _unary(self, method: Method, decode: Decode) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Any]]:
+        async def serve(data: bytes, context: grpc.aio.ServicerContext) -> Any:
             rpc = self._rpc(context)
             try:
                 self._guard.check_key(rpc, method.scope)
-                answer = await method.answer(request, rpc)
+                answer = await method.answer(decode(data), rpc)
             except Exception as error:
                 await rpc.abort(error, method.name)
             else:
@@ -110,11 +115,13 @@ class GrpcServer:
         return serve
 
     def _stream(
-        self, method: Method, failed: Callable[[Any, str], Any]
-    ) -> Callable[[AsyncIterator[Any], grpc.aio.ServicerContext], Awaitable[None]]:
-        async def serve(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
-            async def answer(request: Any) -> Any:
+        self, method: Method, failed: Callable[[Any, str], Any], decode: Decode
+    ) -> Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], Awaitable[None]]:
+        async def serve(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            async def answer(data: bytes) -> Any:
+                request = decode(b"")
                 try:
+                    request = decode(data)
                     return await method.answer(request, rpc)
                 except Exception as error:
                     known = status.known(error, method.name)
@@ -136,3 +143,15 @@ class GrpcServer:
                 self._streams.discard(stream)
 
         return serve
+
+
+def _decoder(message: Any) -> Decode:
+    """Left to gRPC, what cannot be read would be an error of the server's; in a stream, its end without a word."""
+
+    def decode(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError:
+            raise InvalidInput(f"the message is no {message.DESCRIPTOR.name}") from None
+
+    return decode

@@ -41,6 +41,8 @@ class Stream:
                     raise message
                 await self._context.write(message)
                 self._slots.release()
+            if self._reader.done() and not self._reader.cancelled():
+                self._reader.result()
         finally:
             self._reader.cancel()
             for task in self._running:

@@ -9,6 +9,7 @@ from grpc import StatusCode
 
 from app import errors
 from app.api.grpc import inference_pb2 as pb
+from app.api.grpc.server import SERVICE
 from app.api.grpc.stream import IN_FLIGHT
 from app.errors import BadSetting
 
@@ -242,6 +243,24 @@ async def test_an_error_in_a_stream_is_told_and_the_stream_goes_on(peer):
     await stream.done_writing()
     told = [(answer.infer_response.id, answer.error_message) async for answer in stream]
     assert told == [("0", ""), ("1", "odd; even ones only"), ("2", "")]
+
+
+async def test_bytes_that_are_no_message_are_the_clients_mistake(peer):
+    call = peer.channel.unary_unary(f"/{SERVICE.full_name}/ModelInfer")
+    error = await refused(call(b"\xff\xff\xff"))
+    assert (error.code(), error.details()) == (StatusCode.INVALID_ARGUMENT, "the message is no ModelInferRequest")
+
+
+async def test_bytes_that_are_no_message_do_not_end_a_stream(peer):
+    stream = peer.channel.stream_stream(f"/{SERVICE.full_name}/ModelStreamInfer")()
+    for data in (b"\xff\xff\xff", Request(id="next").SerializeToString()):
+        await stream.write(data)
+    await stream.done_writing()
+    told = [pb.ModelStreamInferResponse.FromString(data) async for data in stream]
+    assert [(one.infer_response.id, one.error_message) for one in told] == [
+        ("", "the message is no ModelInferRequest"),
+        ("next", ""),
+    ]
 
 
 async def test_a_client_may_ask_for_the_first_error_to_end_the_stream(peer):
