@@ -442,11 +442,6 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """From the model's outputs to the answer; empty: the outputs as they are."""
 
 
-def files(card: Card) -> list[str]:
-    """The files that the steps read beside the model."""
-    return [step.file for step in card.before if isinstance(step, TokenizeText)]
-
-
 def gives(step: AfterStep, input: str) -> list[str]:
     """The names of what ``step`` gives when it takes ``input``."""
     match step:

@@ -11,9 +11,8 @@ import numpy as np
 from engines.engine import EngineError
 from engines.onnxruntime.sample import VARIANTS, Sample, free_axes, row_size
 from engines.onnxruntime.signature import Layout, layouts, why_no_layout
-from engines.onnxruntime.values import widen
 from engines.protocol import TensorSpec
-from engines.tensors import BF16
+from engines.tensors import BF16, from_bf16
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
@@ -245,7 +244,7 @@ def equal(batch: np.ndarray, alone: np.ndarray, scale: float, quantized: bool = 
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
-    return widen(array) if array.dtype == BF16 else array.astype(np.float64)
+    return from_bf16(array) if array.dtype == BF16 else array.astype(np.float64)
 
 
 def _scale(array: np.ndarray) -> float:

@@ -7,9 +7,8 @@ from math import prod
 import numpy as np
 
 from engines.onnxruntime.signature import Layout, axis_name, may_be_empty
-from engines.onnxruntime.values import narrow
 from engines.protocol import TensorSpec
-from engines.tensors import DTYPES
+from engines.tensors import DTYPES, to_bf16
 
 #: Rows that differ; a batch of more repeats them.
 ROWS = 3
@@ -113,7 +112,7 @@ def _values(
         return flat.reshape(shape)
     if spec.datatype[0] in "FB" and spec.datatype != "BOOL":
         numbers = random.uniform(*_RANGES[0 if alike else row], shape)
-        return narrow(numbers) if spec.datatype == "BF16" else numbers.astype(DTYPES[spec.datatype])
+        return to_bf16(numbers) if spec.datatype == "BF16" else numbers.astype(DTYPES[spec.datatype])
     if _SAMPLE_RATE.search(spec.name):
         return np.full(shape, 16000, DTYPES[spec.datatype])
     if variant == SECOND:

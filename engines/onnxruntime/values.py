@@ -93,15 +93,5 @@ def _to_numpy(value: ort.OrtValue) -> np.ndarray | None:
     return np.frombuffer(data, BF16).reshape(value.shape())
 
 
-def widen(bits: np.ndarray) -> np.ndarray:
-    """BF16 -> FP32, exactly."""
-    return (bits.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def narrow(numbers: np.ndarray) -> np.ndarray:
-    """FP32 -> BF16, towards zero."""
-    return (np.ascontiguousarray(numbers, np.float32).view(np.uint32) >> 16).astype(np.uint16).view(BF16)
-
-
 def with_bf16(kinds: Iterable[str]) -> bool:
     return any("bfloat16" in kind for kind in kinds)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engines import protocol
-from engines.card import AfterStep, BeforeStep, Card, Column, answer_names, files
+from engines.card import AfterStep, BeforeStep, Card, Column, answer_names
 
 STEPS = [*get_args(BeforeStep), *get_args(AfterStep)]
 DETECTOR = {
@@ -70,11 +70,6 @@ def test_the_answer_is_what_no_later_step_takes():
     embedding = {"before": [{"step": "tokenize"}], "after": [{"step": "mean_pool"}, {"step": "normalize_l2"}]}
     assert answer_names(msgspec.convert(embedding, Card)) == ["embedding", "tokens"]
     assert answer_names(Card()) == []
-
-
-def test_the_files_that_steps_need_are_known():
-    card = msgspec.convert({"before": [{"step": "tokenize", "file": "words.json"}]}, Card)
-    assert files(card) == ["words.json"]
 
 
 def test_every_step_and_every_parameter_has_its_place_in_the_documentation():

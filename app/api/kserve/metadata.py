@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import app
+from app.dataplane.items import labels
 from app.dataplane.routing import Target
 from app.errors import NotFound
 from app.schema.kserve import ModelMetadata, ServerMetadata, TensorMetadata
@@ -53,10 +54,6 @@ def model(target: Target) -> ModelMetadata:
 
 def platform(target: Target) -> str:
     return _PLATFORMS.get(target.engine, target.engine)
-
-
-def labels(target: Target) -> list[str]:
-    return target.card.labels or (target.signature.labels if target.signature is not None else [])
 
 
 def leading_batch(found: Signature) -> bool:

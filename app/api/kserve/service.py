@@ -14,6 +14,7 @@ from app.api.kserve.shared_memory import Regions
 from app.api.kserve.tracing import Tracing
 from app.dataplane.dataplane import Dataplane
 from app.dataplane.inference import Inference
+from app.dataplane.items import labels
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor
 from app.deployments.reconciler import Reconciler
@@ -134,7 +135,7 @@ class Service:
     def _classify(target: Target, tensor: Tensor, classes: int, items: bool) -> Tensor:
         found = (target.items if items else None) or metadata.signature(target)
         axis = next((spec.batch_axis for spec in found.outputs if spec.name == tensor.name), -1)
-        return classification.classify(tensor, classes, metadata.labels(target), axis if found.batched else -1)
+        return classification.classify(tensor, classes, labels(target), axis if found.batched else -1)
 
 
 def check_cuda() -> None:

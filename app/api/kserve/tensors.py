@@ -8,23 +8,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from app.dataplane import arrays
 from app.dataplane.tensors import SIZES, Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput
 
-DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
 #: As `struct` calls them.
 _CODES = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
@@ -99,6 +86,5 @@ def encode_json(tensor: Tensor) -> Sequence[Any]:
 
 def numbers(tensor: Tensor) -> np.ndarray:
     """Flat, as numpy holds them; BF16 as the FP32 that it is the upper half of. Raises `KeyError` for BYTES."""
-    if tensor.datatype == "BF16":
-        return (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
-    return np.frombuffer(tensor.data, DTYPES[tensor.datatype])
+    values = np.frombuffer(tensor.data, arrays.DTYPES[tensor.datatype])
+    return (values.astype("<u4") << 16).view("<f4") if tensor.datatype == "BF16" else values

@@ -10,9 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.engine import EngineError
 from engines.onnxruntime import engine as engine_module
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from engines.onnxruntime.values import narrow, widen
 from engines.protocol import Load
-from engines.tensors import BF16, DTYPES
+from engines.tensors import BF16, DTYPES, from_bf16, to_bf16
 
 INT64, STRING = TensorProto.INT64, TensorProto.STRING
 
@@ -263,9 +262,9 @@ def test_bf16_goes_in_and_out_as_its_bits_beside_other_types(save, tensor):
     assert signature.batched
     assert [spec.datatype for spec in [*signature.inputs, *signature.outputs]] == ["BF16", "FP32", "BF16", "FP32"]
     sent = np.array([[1.5, -2]], np.float32)
-    out = engine.infer({"x": narrow(sent), "other": np.array([[1, 1]], np.float32)}, [])
+    out = engine.infer({"x": to_bf16(sent), "other": np.array([[1, 1]], np.float32)}, [])
     assert out["y"].dtype == BF16 and out["y"].shape == (1, 2)
-    assert widen(out["y"]).tolist() == [[2.5, -1]] == out["sum"].tolist()
+    assert from_bf16(out["y"]).tolist() == [[2.5, -1]] == out["sum"].tolist()
 
 
 def test_strings_go_in_and_out_and_bytes_that_are_no_text_are_refused(save, tensor):

@@ -11,7 +11,8 @@ from app.api.http import Request
 from app.api.kserve import infer, parameters
 from app.api.kserve.service import Call
 from app.api.kserve.shared_memory import Regions
-from app.api.kserve.tensors import DTYPES, encode_json
+from app.api.kserve.tensors import encode_json
+from app.dataplane.arrays import DTYPES
 from app.dataplane.inference import Inference
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
@@ -42,7 +43,7 @@ def one(data, datatype="FP32", shape=None, **more):
     return {"inputs": [{"name": "x", "datatype": datatype, "shape": shape or [len(data)], "data": data} | more]}
 
 
-@pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"BOOL"}))
+@pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"BOOL", "BF16"}))
 def test_numbers_become_the_bytes_of_their_type(datatype):
     _, (tensor,) = decode(request(one([0, 1, 2, 3], datatype)))
     assert np.frombuffer(tensor.data, DTYPES[datatype]).tolist() == [0, 1, 2, 3]
