@@ -59,6 +59,7 @@ class OpenAI:
                 "Embed texts",
                 request=schema.EmbeddingRequest,
                 response=schema.EmbeddingList,
+                cancellable=True,
             ),
             route(
                 "POST",
@@ -67,6 +68,7 @@ class OpenAI:
                 "Classes of texts, images, sounds or rows",
                 request=schema.ClassifyRequest,
                 response=schema.ClassificationList,
+                cancellable=True,
             ),
             *(
                 route(
@@ -76,6 +78,7 @@ class OpenAI:
                     "Sort documents by how well they answer a query",
                     request=schema.RerankRequest,
                     response=schema.Ranking,
+                    cancellable=True,
                 )
                 for path in _RERANK
             ),
