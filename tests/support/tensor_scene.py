@@ -40,7 +40,7 @@ DETECTOR_CARD: JSON = {
     "after": [{"step": "transpose"}, {"step": "nms"}],
 }  # fmt: skip
 SPEECH_CARD: JSON = {
-    "item": "audio", "states": {"state": "stateN"}, "before": [{"step": "decode_audio", "rate": 16000}, {"step": "frame", "size": 576, "hop": 512, "pad_start": 64}],
+    "item": "audio", "units": {"speech": "probability"}, "states": {"state": "stateN"}, "before": [{"step": "decode_audio", "rate": 16000}, {"step": "frame", "size": 576, "hop": 512, "pad_start": 64}],
     "after": [{"step": "select", "input": "output", "index": 0, "output": "speech"}],
 }  # fmt: skip
 
@@ -80,7 +80,7 @@ PIPELINE: JSON = {
         {"name": "embed", "route": "minilm", "inputs": {"input_ids": "crops"}, "outputs": {"logits": "vector"}},
         {"name": "judge", "route": "churn", "inputs": {"rows": "digits", "more": "vector"}, "outputs": {"p": "verdict"}},
     ],
-    "outputs": {"verdict": "verdict"},
+    "outputs": {"verdict": "verdict", "digits": "digits"},
     "inputs": [{"name": "photo", "datatype": "FP32", "shape": [-1, 3, 640, 640]}],
 }  # fmt: skip
 
@@ -100,6 +100,7 @@ def scene() -> dict[str, JSON]:
     detector = _deployment("detector", "object-detection", DETECTOR_CARD, [], labels=["person", "bicycle"])
     detector["inputs"] = [{"name": "images", "datatype": "FP32", "shape": [1, 3, 640, 640]}]
     churn = _deployment("churn", "tabular-classification", CHURN_CARD, ["classify"], labels=["stays", "leaves"])
+    churn["spec"] = {"model": "churn", "version": 2}
     churn["pending"] = {
         "model": "churn", "version": 2, "state": "starting", "since": stamp(now - 9), "before": {"model": "churn", "version": 1},
         "replicas": [{"id": "churn-0", "state": "starting", "device": "cpu", "pid": 6001}],

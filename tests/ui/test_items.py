@@ -207,7 +207,7 @@ def test_a_pipeline_flows_downwards() -> None:
     assert (nodes["embed"].place, nodes["embed"].places, nodes[graph.OUTPUT].line) == (1, 2, 4)
     flows = {(edge.start, edge.end): edge.values for edge in graph.edges(pipeline())}
     assert flows[graph.INPUT, "find"] == ("photo",) and flows["read", "judge"] == ("digits",)
-    assert flows["judge", graph.OUTPUT] == ("verdict",)
+    assert flows["judge", graph.OUTPUT] == ("verdict",) and flows["read", graph.OUTPUT] == ("digits",)
     assert graph.inputs(pipeline()) == ["photo"] and "find asks detector with photo" in graph.words(pipeline())
 
 
@@ -266,7 +266,12 @@ def test_a_change_is_told_as_what_it_is() -> None:
     )
     failed = change(state="failed", error=Problem(code="bad_model", message="It ends early.", hint="Fetch it again."))
     assert failed.pending is not None and sentence(failed, failed.pending) == "v2 did not start"
-    assert explanation(failed, failed.pending) == "It ends early. Fetch it again.\nr goes on as before."
+    assert explanation(failed, failed.pending) == "It ends early.\nFetch it again.\nr goes on as before."
+    described = change(version=1, state="failed", before=DeploymentSpec(model="m", version=1))
+    assert (
+        described.pending is not None and sentence(described, described.pending) == "The new description did not start"
+    )
+    assert explanation(described, described.pending) == "r goes on as before; describe the model again to mend it."
 
 
 def test_devices_of_replicas() -> None:

@@ -208,7 +208,10 @@ def test_a_sound_shows_its_waves_and_the_answer_over_time(
     panel.input.open_file(str(tmp_path / "hello.wav"))
     qtbot.waitUntil(panel.answer.isVisible)
     assert panel.input.note == "1.0 s · 32 KB" and panel.input.peaks
-    assert panel.answer.names[0].text() == "speech, 60 values" and panel.answer.series[0].isVisible()
+    assert (
+        panel.answer.names[0].text() == "speech, 60 values from 0.00 to 1.00: probability"
+        and panel.answer.series[0].isVisible()
+    )
     assert not panel.answer.series[1].isVisible()
 
 
@@ -306,6 +309,10 @@ def test_a_pipeline_is_a_graph_that_leads_to_its_routes(qtbot: QtBot, window: Wi
     qtbot.waitUntil(lambda: all(graph.rect().toRectF().contains(graph.box(node)) for node in graph._nodes))
     boxes = [graph.box(node) for node in graph._nodes]
     assert not any(first.intersects(second) for at, first in enumerate(boxes) for second in boxes[at + 1 :])
+    for edge in graph._passing():
+        middle = graph.path(edge).pointAtPercent(0.5)
+        assert not any(box.contains(middle) for box in boxes), "what passes a line goes round its boxes"
+    assert [(edge.start, edge.end) for edge in graph._passing()] == [("read", "→")]
     graph.setFocus()
     for key in (Qt.Key.Key_Down, Qt.Key.Key_Down, Qt.Key.Key_Up, Qt.Key.Key_Return):
         QTest.keyClick(graph, key)
@@ -318,7 +325,7 @@ def test_a_pipeline_is_a_graph_that_leads_to_its_routes(qtbot: QtBot, window: Wi
 
 def test_a_change_under_way_can_be_dropped(qtbot: QtBot, window: Window, daemon: FakeDaemon) -> None:
     detail = show(window, "churn")
-    assert detail.change.text.text() == "v2 starts beside v1"
+    assert detail.change.text.text() == "v2 starts beside v1" and detail.change.drop.isVisible()
     churn = next(row for row in window.deployments.model.texts() if row[0] == "churn")
     assert churn[1] == "Ready → v2"
     detail.change.drop.click()
@@ -334,7 +341,8 @@ def test_a_change_that_failed_says_why_and_what_goes_on(qtbot: QtBot, window: Wi
     pending = churn["pending"] | {"state": "failed", "error": error}
     daemon.publish("deployment", "churn", churn | {"pending": pending})
     qtbot.waitUntil(lambda: detail.change.text.text() == "v2 did not start")
-    assert detail.change.more.text() == "It ends after 12 KB. Fetch it again.\nchurn goes on as before."
+    assert next(row for row in window.deployments.model.texts() if row[0] == "churn")[1] == "v2 failed"
+    assert detail.change.more.text() == "It ends after 12 KB.\nFetch it again.\nchurn goes on as before."
     window.show_page("overview")
     assert "want a look" in window.overview.sentence()
 

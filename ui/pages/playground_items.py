@@ -69,7 +69,7 @@ class ItemPanel(QWidget):
         self.time = label("", "caption")
         second = Card("Answer", self.time)
         self._waiting = label(WAITING[self.kind], "muted", wrap=True)
-        self.answer = ItemAnswerView(items.unit(card))
+        self.answer = ItemAnswerView(items.unit(card), card.get("units"))
         self.times = SplitBar("Where the time went")
         self.raw = RawAnswer()
         self.problem = Notice()

@@ -41,9 +41,10 @@ def _state(row: DeploymentRow) -> Cell:
     pending = row.deployment.pending
     if pending is None:
         return Cell(word, mark=mark, color=COLORS[mark])
-    coming = f"v{pending.version}" if pending.version != row.deployment.version else "change"
-    note = f"→ {coming}" if pending.state == "starting" else f"{coming} failed"
-    return Cell(word, mark="watch", color=COLORS[mark], note=note)
+    newer = f"v{pending.version}" if pending.version != row.deployment.version else ""
+    if pending.state == "failed":
+        return Cell(f"{newer or 'Change'} failed", mark="watch", color="watch")
+    return Cell(word, mark="watch", color=COLORS[mark], note=f"→ {newer or 'new'}")
 
 
 def _serving(row: DeploymentRow) -> Cell:
@@ -72,7 +73,7 @@ def _rate(row: DeploymentRow) -> Cell:
 _ROUTE: Column[DeploymentRow] = Column("Route", _route, width=130, stretch=3)
 _SERVING: Column[DeploymentRow] = Column("Serving", _serving, width=66, stretch=1, drop=2)
 _ENGINE: Column[DeploymentRow] = Column(
-    "Engine", lambda row: Cell(engine_and_device(row.deployment), color="muted"), width=150, stretch=3, drop=4
+    "Engine", lambda row: Cell(engine_and_device(row.deployment), color="muted"), width=148, stretch=3, drop=4
 )
 _RATE: Column[DeploymentRow] = Column("Requests", _rate, width=90, right=True)
 _P95: Column[DeploymentRow] = Column(
@@ -85,7 +86,7 @@ _STATE: Column[DeploymentRow] = Column("State", _state, width=100, stretch=1, dr
 
 DEPLOYMENTS = [
     Column("Route", lambda row: Cell(row.deployment.route, strong=True), width=110, stretch=3),
-    Column("State", _state, width=118, stretch=1),
+    Column("State", _state, width=124, stretch=1),
     _SERVING, _ENGINE, _RATE, _P95, _MEMORY,
 ]  # fmt: skip
 OVERVIEW = [

@@ -9,12 +9,19 @@ from ui.widgets.mark import MarkDot
 from ui.words import REPLICA
 
 
+def is_description(deployment: Deployment, pending: Pending) -> bool:
+    """Whether only the model's card is another one: then no declaration leads back, but another description."""
+    return pending.before is not None and pending.before == deployment.spec
+
+
 def sentence(deployment: Deployment, pending: Pending) -> str:
     """``v2 starts beside v1``"""
     other = pending.model != deployment.model
     if other or pending.version != deployment.version:
         coming = f"{pending.model} v{pending.version}" if other else f"v{pending.version}"
         serving = f"{deployment.model} v{deployment.version}" if other else f"v{deployment.version}"
+    elif is_description(deployment, pending):
+        coming, serving = "The new description", "what serves"
     elif deployment.spec.pipeline is not None:
         coming, serving = "The new pipeline", "the one that serves"
     else:
@@ -30,8 +37,9 @@ def explanation(deployment: Deployment, pending: Pending) -> str:
         said = "It takes over when it is ready. Until then nothing changes for callers."
         return f"{said}\n{states}".strip()
     error = pending.error
-    said = f"{error.message} {error.hint}".strip() if error is not None else ""
-    return f"{said}\n{deployment.route} goes on as before.".strip()
+    why = [error.message, error.hint] if error is not None else []
+    way = "; describe the model again to mend it." if is_description(deployment, pending) else "."
+    return "\n".join(filter(None, [*why, f"{deployment.route} goes on as before{way}"]))
 
 
 class ChangeNote(QFrame):
@@ -67,5 +75,5 @@ class ChangeNote(QFrame):
         self._dot.set_mark("watch" if pending.state == "starting" else "wrong")
         self.text.setText(sentence(deployment, pending))
         set_text(self.more, explanation(deployment, pending))
-        self.drop.setVisible(pending.before is not None)
+        self.drop.setVisible(pending.before is not None and not is_description(deployment, pending))
         self.setAccessibleName(self.text.text())

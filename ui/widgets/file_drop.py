@@ -285,6 +285,9 @@ class PictureDrop(FileDrop):
         scaled = self.image.scaled(size * ratio, Qt.AspectRatioMode.KeepAspectRatio, smooth)
         scaled.setDevicePixelRatio(ratio)
         painter.drawPixmap(QPointF(left, top), QPixmap.fromImage(scaled))
+        painter.setPen(QPen(tokens().color("line"), 1))
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.drawRect(QRectF(left, top, size.width(), size.height()))
         self._paint_boxes(painter, left, top, scale)
         self.paint_name(painter, QRectF(box.left(), box.bottom() - 40, box.width(), 40))
 

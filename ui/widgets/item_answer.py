@@ -13,11 +13,11 @@ MOST_SERIES = 4
 
 
 class ItemAnswerView(QWidget):
-    """``unit`` is that of a single value."""
+    """``unit`` is that of a single value, ``units`` those that the card gives to outputs."""
 
-    def __init__(self, unit: str = "") -> None:
+    def __init__(self, unit: str = "", units: dict[str, str] | None = None) -> None:
         super().__init__()
-        self._unit = unit
+        self._unit, self._units = unit, units or {}
         self._before: list[float] = []
         self.bars = Bars("Most likely classes", row_height=30, bar_height=8, values_right=True)
         self.number = label("", "number", selectable=True)
@@ -47,7 +47,7 @@ class ItemAnswerView(QWidget):
             title, values = answer.series[at] if at < len(answer.series) else ("", [])
             chart.set_values(values)
             chart.setAccessibleName(title or "Values")
-            set_text(name, f"{title}, {len(values):,} values" if values else "")
+            set_text(name, self._about(title, values))
         facts = self._facts(answer)
         self.facts.set_facts(facts)
         self.facts.setVisible(any(value for _, value in facts))
@@ -75,6 +75,14 @@ class ItemAnswerView(QWidget):
         name, value = answer.values[0] if alone else ("", 0.0)
         set_text(self.number, f"{format.number(value, 3)} {self._unit}".strip() if alone else "")
         set_text(self._number_name, name if alone else "")
+
+    def _about(self, title: str, values: list[float]) -> str:
+        """``speech, 59 values from 0.01 to 0.93: probability of speech``"""
+        if not values:
+            return ""
+        span = f"from {format.number(min(values))} to {format.number(max(values))}"
+        told = f"{title}, {len(values):,} values {span}"
+        return f"{told}: {self._units[title]}" if title in self._units else told
 
     def _facts(self, answer: ItemAnswer) -> list[tuple[str, str]]:
         several = answer.values if len(answer.values) > 1 else []

@@ -13,7 +13,7 @@ from ui.theme import font, tokens
 from ui.widgets.mark import draw_mark
 from ui.words import Mark
 
-HEIGHT, PILL, GAP, BETWEEN, MOST_WIDTH = 46, 26, 34, 12, 210
+HEIGHT, PILL, GAP, BETWEEN, MOST_WIDTH, LANE = 46, 26, 34, 12, 210, 12
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,35 @@ class PipelineGraph(QWidget):
         pill = not node.route
         height = PILL if pill else HEIGHT
         top = 1.0 if not node.line else 1 + PILL + GAP + (node.line - 1) * (HEIGHT + GAP)
-        room = (self.width() - 2 - BETWEEN * (node.places - 1)) / node.places
+        across = self.width() - 2 - 2 * LANE * len(self._passing())
+        room = (across - BETWEEN * (node.places - 1)) / node.places
         width = min(room, self._pill_width(node) if pill else MOST_WIDTH)
         middle = self.width() / 2 + (node.place - (node.places - 1) / 2) * (min(room, MOST_WIDTH) + BETWEEN)
         return QRectF(middle - width / 2, top, width, height)
+
+    def _passing(self) -> list[graph.Edge]:
+        """Those that pass a line: they go round the boxes, each in a lane of its own."""
+        at = {node.name: node.line for node in self._nodes}
+        return [edge for edge in self._edges if at[edge.end] - at[edge.start] > 1]
+
+    def path(self, edge: graph.Edge) -> QPainterPath:
+        """The line of an edge, from the bottom of one box to the top of another."""
+        boxes = {node.name: self.box(node) for node in self._nodes}
+        start, end = boxes[edge.start], boxes[edge.end]
+        begin, finish = QPointF(start.center().x(), start.bottom()), QPointF(end.center().x(), end.top())
+        path = QPainterPath(begin)
+        passing = self._passing()
+        if edge not in passing:
+            bend = min(GAP, (finish.y() - begin.y()) / 2)
+            path.cubicTo(begin + QPointF(0, bend), finish - QPointF(0, bend), finish)
+            return path
+        offset = LANE * (passing.index(edge) + 0.5)
+        lane = offset if begin.x() <= self.width() / 2 else self.width() - offset
+        down, up = QPointF(lane, begin.y() + GAP), QPointF(lane, finish.y() - GAP)
+        path.cubicTo(begin + QPointF(0, GAP / 2), QPointF(lane, begin.y() + GAP / 4), down)
+        path.lineTo(up)
+        path.cubicTo(QPointF(lane, finish.y() - GAP / 4), finish - QPointF(0, GAP / 2), finish)
+        return path
 
     def _pill_text(self, node: graph.Node) -> str:
         if self._pipeline is None:
@@ -90,35 +115,34 @@ class PipelineGraph(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        boxes = {node.name: self.box(node) for node in self._nodes}
         for edge in self._edges:
-            self._paint_edge(painter, edge, boxes)
+            self._paint_edge(painter, edge)
+        for edge in self._edges:
+            self._paint_name(painter, edge)
         for node in self._nodes:
             if node.route:
-                self._paint_step(painter, node, boxes[node.name])
+                self._paint_step(painter, node, self.box(node))
             else:
-                self._paint_pill(painter, node, boxes[node.name])
+                self._paint_pill(painter, node, self.box(node))
 
-    def _paint_edge(self, painter: QPainter, edge: graph.Edge, boxes: dict[str, QRectF]) -> None:
+    def _paint_edge(self, painter: QPainter, edge: graph.Edge) -> None:
         t = tokens()
-        start, end = boxes[edge.start], boxes[edge.end]
-        begin, finish = QPointF(start.center().x(), start.bottom()), QPointF(end.center().x(), end.top())
-        path = QPainterPath(begin)
-        bend = min(GAP, (finish.y() - begin.y()) / 2)
-        path.cubicTo(begin + QPointF(0, bend), finish - QPointF(0, bend), finish)
+        path = self.path(edge)
+        finish = path.currentPosition()
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.setPen(QPen(t.color("faint"), 1.4))
         painter.drawPath(path)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(t.color("faint"))
         painter.drawPolygon([finish, finish + QPointF(-4, -6), finish + QPointF(4, -6)])
-        ends = {graph.INPUT, graph.OUTPUT} & {edge.start, edge.end}
-        if ends and ", ".join(edge.values) == self._pill_text(next(n for n in self._nodes if n.name in ends)):
-            return  # its end says the same
-        # Where an edge passes other lines its name stands near its beginning, where it is alone.
-        self._paint_value(
-            painter, ", ".join(edge.values), path.pointAtPercent(0.5 if finish.y() - begin.y() <= GAP + 2 else 0.2)
-        )
+
+    def _paint_name(self, painter: QPainter, edge: graph.Edge) -> None:
+        """What flows, where there is room for it and its end does not say the same."""
+        text = ", ".join(edge.values)
+        ends = [node for node in self._nodes if not node.route and node.name in {edge.start, edge.end}]
+        if edge in self._passing() or any(text == self._pill_text(node) for node in ends):
+            return
+        self._paint_value(painter, text, self.path(edge).pointAtPercent(0.5))
 
     def _paint_value(self, painter: QPainter, text: str, middle: QPointF) -> None:
         t = tokens()
