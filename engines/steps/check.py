@@ -12,6 +12,7 @@ from engines.card import (
     DecodeAudio,
     DecodeImage,
     FileBytes,
+    Normalize,
     Resize,
     TokenizeText,
     gives,
@@ -97,6 +98,9 @@ def _parameters(field: str, step: BeforeStep) -> None:
                 raise refuse(f"{field}.size", "is missing (or width and height)")
             if isinstance(step, Resize) and step.mode == "shorter" and not step.size:
                 raise refuse(f"{field}.size", "is what the shorter side becomes: width and height do not say it")
+        case Normalize():
+            if 0 in (step.std if isinstance(step.std, list) else [step.std]):
+                raise refuse(f"{field}.std", "is 0")
         case TokenizeText():
             if PurePath(step.file).name != step.file or "\\" in step.file:
                 raise refuse(f"{field}.file", "is the name of a file beside the model, without a folder")

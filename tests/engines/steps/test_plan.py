@@ -228,6 +228,8 @@ def test_texts_may_go_to_a_model_that_takes_texts():
         ({"item": "image", "before": [{"step": "resize", "size": 3}]}, r"before\[0\]: an image goes through decode_im"),
         ({"item": "row", "before": [{"step": "cast", "input": "z"}]}, r"before\[0\]\.input: no value is named z"),
         ({"item": "row", "before": [{"step": "resize"}]}, r"before\[0\]\.size: is missing"),
+        ({"item": "row", "before": [{"step": "normalize", "std": 0}]}, r"before\[0\]\.std: is 0"),
+        ({"item": "row", "before": [{"step": "normalize", "std": [1, 0]}]}, r"before\[0\]\.std: is 0"),
         ({"item": "row", "before": [{"step": "columns"}]}, r"before\[0\]\.columns: is missing"),
         ({"item": "row", "before": [{"step": "constant"}]}, r"before\[0\]\.output: is missing"),
         ({"item": "file", "before": [{"step": "bytes"}]}, r"before\[0\]\.begin: is missing"),
