@@ -129,6 +129,7 @@ class Protocol(HttpToolsProtocol):
             await cycle.run_asgi(app)
         finally:
             self.tasks.discard(cast(Exchange, cycle).task)
+            cast(dict[str, Any], cycle.scope).pop(EXCHANGE)  # each holds the other: only a collection would free them
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1

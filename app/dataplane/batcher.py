@@ -151,16 +151,16 @@ class Batcher:
 
     # --- requests -------------------------------------------------------------------------------------
 
-    def admit(self) -> None:
-        """Raises `QueueFull` or `NotReady` at once: cheap enough to be asked before a request is even read."""
-        if self.closed:
-            raise NotReady("this deployment is stopping")
-        if self._queue.size >= self._queue_limit:
-            raise QueueFull(
-                f"{self._queue_limit} requests are waiting already",
-                hint="retry later, or raise queue_limit",
-                field="queue_limit",
-            )
+    @property
+    def full(self) -> bool:
+        return self._queue.size >= self._queue_limit
+
+    def queue_full(self) -> QueueFull:
+        return QueueFull(
+            f"{self._queue_limit} requests are waiting already",
+            hint="retry later, or raise queue_limit",
+            field="queue_limit",
+        )
 
     def submit(
         self, inputs: list[Tensor], outputs: list[str], timeout_s: float, *, priority: int = 0, items: bool = False
@@ -168,8 +168,10 @@ class Batcher:
         """Queue one request. Raises `QueueFull`, `InvalidInput` (a priority that there is not) at once;
         ``Waiting.result`` may raise `DeadlineExceeded`, `ReplicaLost` or what the engine refused it for. Whoever no
         longer wants the answer calls `abandon`."""
-        if self.closed or self._queue.size >= self._queue_limit:
-            self.admit()
+        if self.closed:
+            raise NotReady("this deployment is stopping")
+        if self._queue.size >= self._queue_limit:
+            raise self.queue_full()
         level = self._level
         if priority:
             if not 0 < priority <= self._levels:

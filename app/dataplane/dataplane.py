@@ -57,6 +57,16 @@ class Dataplane:
     def find(self, route: str) -> Target:
         return routing.find(self.table, route)
 
+    def admit(self, route: str, arrived: float) -> None:
+        """Refuse what would be refused whatever it asks, before it is even read: under overload that is what most of
+        the time would go to. Raises `QueueFull`."""
+        target = self.table.get(route)
+        if target is None or target.batcher is None or not target.batcher.full or target.cache is not None:
+            return
+        error = target.batcher.queue_full()
+        target.metrics.failed(reason_of(error), time.perf_counter() - arrived)
+        raise error
+
     async def infer(self, route: str, ask: Ask) -> Inference:
         """Raises `PilothouseError`."""
         while True:

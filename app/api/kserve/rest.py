@@ -47,6 +47,7 @@ class Kserve:
 
     async def infer(self, request: Request) -> Response:
         service = self._service
+        service.admit(request.params["model"], request.arrived)
         try:
             length = request.header(infer.HEADER_LENGTH)
             if length == b"0" and request.body:

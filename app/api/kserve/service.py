@@ -96,6 +96,10 @@ class Service:
 
     # --- inference ------------------------------------------------------------------------------------
 
+    def admit(self, model: str, arrived: float) -> None:
+        """Before a request is decoded. Raises `QueueFull` where it would be refused anyway."""
+        self._dataplane.admit(model, arrived)
+
     async def infer(self, call: Call) -> Inference:
         """The answer, its outputs as they are to be sent: classes where those are wanted, empty where the output was
         written to shared memory."""

@@ -441,3 +441,12 @@ def test_a_replica_that_hangs_is_told(make, virtual_time):
         assert batcher.stuck() == [worker]
 
     virtual_time.run(main())
+
+
+async def test_a_full_queue_says_so_before_a_request_is_read(make):
+    batcher = make(queue_limit=2)
+    assert not batcher.full
+    waiting = [batcher.submit(request(1), [], 60) for _ in range(2)]  # no replica: they wait
+    assert batcher.full and batcher.queue_full().retry_after_s
+    batcher.abandon(waiting[0])
+    assert not batcher.full

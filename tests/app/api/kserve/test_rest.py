@@ -50,7 +50,9 @@ def ask(tmp_path_factory):
     dataplane = Mirror()
     signature = Signature([TensorSpec("x", "FP32", [-1, 2], batch_axis=0)], [], True)
     metrics = RouteMetrics("m", "m", 1, "tensor", "echo")
-    target = Target("m", "m", 1, "", 0, metrics=metrics, engine="echo", signature=signature, batcher=object())
+    target = Target(
+        "m", "m", 1, "", 0, metrics=metrics, engine="echo", signature=signature, batcher=SimpleNamespace(full=False)
+    )
     dataplane.publish({"m": target})
     service = Service(dataplane, ScriptedReconciler(Bus()), NoModels(), Bus(), tmp_path_factory.mktemp("logs"))
     server = Server(Kserve(service).routes(), Settings())
