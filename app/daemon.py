@@ -33,7 +33,7 @@ from app.api.station import Station
 from app.api.tokens import TokenTools
 from app.api.transport import Protocol
 from app.clock import timestamp
-from app.dataplane import cache_store
+from app.dataplane.caching.store import check_url
 from app.dataplane.dataplane import Dataplane
 from app.db import Store
 from app.deployments.on_demand import OnDemand
@@ -69,7 +69,7 @@ class House:
 
     def __init__(self, settings: Settings, sources: dict[str, str], data: DataDir, store: Store):
         self.settings, self.data, self.store = settings, data, store
-        cache_store.check_url(settings.cache_url)
+        check_url(settings.cache_url)
         self.bus = Bus()
         self.stopping = asyncio.Event()
         self.metrics = Metrics()

@@ -27,6 +27,23 @@ TAGS = {
 }
 
 
+#: What a failure means.
+_MEANING = {
+    400: "What was sent is wrong; the message names the field",
+    401: "A key is needed",
+    403: "The key, the Host or the Origin is not allowed",
+    404: "There is no such thing",
+    409: "Not in the state that it is in",
+    413: "The body is too large",
+    429: "Too many requests are waiting; retry after the time that is said",
+    502: "The engine, or a source elsewhere, failed",
+    503: "Not ready, or too many requests are waiting; retry after the time that is said",
+    504: "It took longer than its timeout",
+    507: "Not enough memory or disk",
+    529: "Overloaded; retry later",
+}
+
+
 class Operation(Protocol):
     """What is read of a route of `app.api.http`."""
 
@@ -131,6 +148,7 @@ def docs_page() -> str:
 
 
 def _operation(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    error = {"application/json": {"schema": schema_of[id(_error_of(route.path))]}}
     operation: dict[str, Any] = {
         "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
         "summary": route.summary,
@@ -139,10 +157,7 @@ def _operation(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[s
         + [_parameter(name, "query", meaning) for name, meaning in route.query.items()],
         "responses": {
             str(route.status): _success(route, schema_of),
-            "default": {
-                "description": "What happened and what to do about it",
-                "content": {"application/json": {"schema": schema_of[id(_error_of(route.path))]}},
-            },
+            **{str(status): {"description": _MEANING[status], "content": error} for status in sorted(_failures(route))},
         },
         # On loopback no key is needed unless one was set.
         "security": [] if route.scope == "open" else [{}, {"bearer": []}, {"apiKey": []}],
@@ -159,6 +174,25 @@ def _operation(route: Operation, schema_of: dict[int, dict[str, Any]]) -> dict[s
             "content": {"application/json": {"schema": schema_of[id(route.request)]}},
         }
     return operation
+
+
+def _failures(route: Operation) -> set[int]:
+    """The statuses that an operation can have where it fails; all of them have the same envelope."""
+    body, changes = route.request is not None, route.method not in ("GET", "HEAD")
+    codes = {403, 503}
+    if route.scope != "open":
+        codes.add(401)
+    if body or route.query or "{" in route.path or changes:
+        codes |= {400, 404}
+    if body or changes:
+        codes.add(413)
+    if changes:
+        codes |= {409, 429, 502, 504, 507}
+    if route.path.startswith("/v2"):
+        codes.discard(429)  # a full queue is 503, as Triton has it
+    if route.path.startswith("/v1/messages"):
+        codes = codes - {503, 507} | {529}
+    return codes
 
 
 def _parameter(name: str, place: str, meaning: str) -> dict[str, Any]:

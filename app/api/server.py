@@ -22,7 +22,7 @@ from app.api.http import (
     inflate,
 )
 from app.api.transport import CANCEL, EXCHANGE, GONE, Headers
-from app.dataplane.cache_control import CALLER, Caller
+from app.dataplane.caching.control import CALLER, Caller
 from app.errors import NotReady, PayloadTooLarge
 from app.settings import Settings
 

@@ -6,7 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from app.dataplane import admission, cache_control, cached_calls, cached_text, ensemble, items, routing
+from app.dataplane import admission, ensemble, items, routing
+from app.dataplane.caching import calls as cached_calls
+from app.dataplane.caching import control as cache_control
+from app.dataplane.caching import text as cached_text
 from app.dataplane.inference import Ask, Inference
 from app.dataplane.routing import Table, Target
 from app.dataplane.tensors import Tensor

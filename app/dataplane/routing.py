@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.dataplane.batcher import Batcher
+from app.dataplane.batching.batcher import Batcher
+from app.dataplane.caching.response_cache import ResponseCache
 from app.dataplane.pool import Pool
-from app.dataplane.response_cache import ResponseCache
 from app.errors import NotReady, RouteNotFound
 from app.monitoring.metrics import RouteMetrics
 from engines.card import Card

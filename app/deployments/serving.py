@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.dataplane import cache_key, cache_store, items
-from app.dataplane.batcher import Batch, Batcher, Batching
-from app.dataplane.cache_key import Keys
+from app.dataplane import items
+from app.dataplane.batching.batcher import Batch, Batcher, Batching
+from app.dataplane.caching.key import Keys, identity
+from app.dataplane.caching.response_cache import ResponseCache
+from app.dataplane.caching.store import open_store
 from app.dataplane.pool import Pool
-from app.dataplane.response_cache import ResponseCache
 from app.dataplane.routing import Target
 from app.dataplane.sequences import Sequences
 from app.errors import NotReady, PilothouseError
@@ -112,13 +113,13 @@ class Serving:
         self.ready = ready
 
     def _open_cache(self, ready: Ready, metrics: RouteMetrics) -> ResponseCache:
-        store = cache_store.open_store(
+        store = open_store(
             self._settings.cache_url,
             self.plan.digest,
             int(self._option("response_cache_mb", 64)) << 20,
             float(self._option("response_cache_ttl_s", 0)),
         )
-        keys = Keys(cache_key.identity(self.plan.digest, self.plan.part_digests, self.plan.load, ready))
+        keys = Keys(identity(self.plan.digest, self.plan.part_digests, self.plan.load, ready))
         return ResponseCache(store, keys, metrics)
 
     @property

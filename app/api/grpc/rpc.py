@@ -5,7 +5,7 @@ from typing import Any
 import grpc.aio
 
 from app.api.grpc import status
-from app.dataplane.cache_control import Caller
+from app.dataplane.caching.control import Caller
 
 _REQUEST_ID = "x-request-id"
 _LONGEST_ID = 128

@@ -16,7 +16,7 @@ from app.api.grpc import inference_pb2, status
 from app.api.grpc.rpc import Rpc
 from app.api.grpc.stream import Stream
 from app.api.http import Scope
-from app.dataplane.cache_control import CALLER
+from app.dataplane.caching.control import CALLER
 from app.errors import BadSetting, InvalidInput, NotReady
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

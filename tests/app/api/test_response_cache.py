@@ -9,9 +9,9 @@ import pytest
 from app.api.anthropic import Anthropic
 from app.api.images import Images
 from app.api.openai import OpenAI
-from app.dataplane.cache_key import Keys
-from app.dataplane.cache_store import MemoryStore
-from app.dataplane.response_cache import ResponseCache
+from app.dataplane.caching.key import Keys
+from app.dataplane.caching.response_cache import ResponseCache
+from app.dataplane.caching.store import MemoryStore
 
 CHAT = {"model": "echo", "temperature": 0, "messages": [{"role": "user", "content": "one two"}]}
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.dataplane.queue import AGEING_S, Queue
+from app.dataplane.batching.queue import AGEING_S, Queue
 
 MOST = 4
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from app.dataplane import cache_control
-from app.dataplane.cache_control import CALLER, Caller
-from app.dataplane.cache_key import Keys
-from app.dataplane.cache_store import MemoryStore
-from app.dataplane.response_cache import ResponseCache
+from app.dataplane.caching import control as cache_control
+from app.dataplane.caching.control import CALLER, Caller
+from app.dataplane.caching.key import Keys
+from app.dataplane.caching.response_cache import ResponseCache
+from app.dataplane.caching.store import MemoryStore
 from app.errors import DeadlineExceeded, InvalidInput, NotReady
 from app.monitoring.metrics import RouteMetrics
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from app.dataplane.batcher import Batcher, Batching
+from app.dataplane.batching.batcher import Batcher, Batching
 from app.dataplane.tensors import Tensor
 from app.errors import DeadlineExceeded, InvalidInput, NotReady, QueueFull, ReplicaLost
 from engines.protocol import Inferred, Signature, TensorHeader, TensorSpec

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.dataplane import cache_control
-from app.dataplane.cache_key import Keys
-from app.dataplane.cache_store import Store
+from app.dataplane.caching import control
+from app.dataplane.caching.key import Keys
+from app.dataplane.caching.store import Store
 from app.dataplane.indices import renumbered
 from app.errors import DeadlineExceeded
 from app.monitoring.metrics import RouteMetrics
 
 if TYPE_CHECKING:
-    from app.dataplane.cached_text import Writing
+    from app.dataplane.caching.text import Writing
 
 _TOOK = struct.Struct("<d")
 
@@ -70,7 +70,7 @@ class ResponseCache:
         `PilothouseError`, `DeadlineExceeded` after ``timeout_s``.
         """
         began = time.perf_counter()
-        may_do, keep = cache_control.wishes()
+        may_do, keep = control.wishes()
         look = look and may_do
         if not keep:
             return [Kept(memoryview(body), False) for body in await compute(list(range(len(keys))))]
@@ -98,7 +98,7 @@ class ResponseCache:
                 metrics.cache_hit_s += looked_s
             else:
                 metrics.cache_miss_s += looked_s
-        cache_control.served(hit)
+        control.served(hit)
 
     async def _complete(
         self, keys: Sequence[bytes], answers: dict[bytes, Kept], compute: Compute, deadline: float, look: bool

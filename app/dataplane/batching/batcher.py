@@ -13,11 +13,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.dataplane.layout import BatchMismatch, Layout
-from app.dataplane.learning import LEAST_SAVING_S, Durations, Returns, sampled, worth_waiting
-from app.dataplane.queue import Bucket, Queue
+from app.dataplane.batching.layout import BatchMismatch, Layout
+from app.dataplane.batching.learning import LEAST_SAVING_S, Durations, Returns, sampled, worth_waiting
+from app.dataplane.batching.queue import Bucket, Queue
+from app.dataplane.batching.waiting import Waiting
 from app.dataplane.tensors import Tensor, views, whole
-from app.dataplane.waiting import Waiting
 from app.errors import (
     DeadlineExceeded,
     EngineFailed,

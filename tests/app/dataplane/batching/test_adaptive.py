@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.dataplane.batcher import Batcher, Batching
+from app.dataplane.batching.batcher import Batcher, Batching
 from app.dataplane.tensors import Tensor
 from engines.protocol import Inferred, Signature, TensorHeader, TensorSpec
 

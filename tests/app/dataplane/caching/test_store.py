@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from app.dataplane.cache_store import ENTRY_BYTES, MemoryStore, check_url
+from app.dataplane.caching.store import ENTRY_BYTES, MemoryStore, check_url
 from app.errors import BadSetting
 
 

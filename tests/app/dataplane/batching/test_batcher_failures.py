@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from app.dataplane.batcher import Batcher, Batching
-from app.dataplane.layout import Layout
+from app.dataplane.batching.batcher import Batcher, Batching
+from app.dataplane.batching.layout import Layout
 from app.dataplane.tensors import Tensor, pack_strings
 from app.errors import InvalidInput, NotReady, PayloadTooLarge, ReplicaLost
 from engines.protocol import Inferred, Signature, TensorHeader, TensorSpec

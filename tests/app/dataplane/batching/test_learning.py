@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.dataplane.learning import Durations, Returns, worth_waiting
+from app.dataplane.batching.learning import Durations, Returns, worth_waiting
 
 
 def learn(seen, most=32):

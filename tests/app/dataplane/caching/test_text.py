@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from app.dataplane.cache_control import CALLER, Caller
-from app.dataplane.cache_key import Keys
-from app.dataplane.cache_store import MemoryStore
-from app.dataplane.response_cache import ResponseCache
+from app.dataplane.caching.control import CALLER, Caller
+from app.dataplane.caching.key import Keys
+from app.dataplane.caching.response_cache import ResponseCache
+from app.dataplane.caching.store import MemoryStore
 from app.errors import EngineFailed
 from engines.protocol import Generate, Sampling
 from tests.support.echo_worker import EchoHouse

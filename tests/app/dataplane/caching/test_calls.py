@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from app.dataplane import cached_calls
-from app.dataplane.cache_key import Keys
-from app.dataplane.cache_store import MemoryStore
+from app.dataplane.caching import calls as cached_calls
+from app.dataplane.caching.key import Keys
+from app.dataplane.caching.response_cache import ResponseCache
+from app.dataplane.caching.store import MemoryStore
 from app.dataplane.inference import Ask, Inference, SequenceMark
-from app.dataplane.response_cache import ResponseCache
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, pack_strings, unpack_strings
 from app.errors import InvalidInput

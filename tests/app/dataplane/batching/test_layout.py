@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.dataplane import arrays
-from app.dataplane.layout import BatchMismatch, Layout
+from app.dataplane.batching.layout import BatchMismatch, Layout
 from app.dataplane.tensors import Tensor, pack_strings
 from engines.protocol import Signature, TensorSpec
 

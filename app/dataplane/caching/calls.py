@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import msgspec
 
+from app.dataplane.caching.response_cache import Kept, ResponseCache
 from app.dataplane.inference import Ask, Inference
-from app.dataplane.response_cache import Kept, ResponseCache
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor, cut, views, whole
 from engines.protocol import Embed, Embedded, Rank, Signature, TensorHeader

@@ -9,8 +9,8 @@ from contextlib import aclosing
 
 import msgspec
 
-from app.dataplane import cache_control
-from app.dataplane.response_cache import ResponseCache
+from app.dataplane.caching import control
+from app.dataplane.caching.response_cache import ResponseCache
 from app.monitoring.metrics import reason_of
 from engines.protocol import Generate, TokenEvent
 
@@ -105,7 +105,7 @@ async def generate(
 ) -> AsyncGenerator[TokenEvent, None]:
     """The events of the answer to ``request``: those that were kept, or those that ``write`` gives, which counts the
     request in the metrics. Raises `PilothouseError`."""
-    look, keep = cache_control.wishes()
+    look, keep = control.wishes()
     key = cache.keys.text(request, media) if keep else None
     if key is None:
         async with aclosing(write()) as events:
@@ -121,7 +121,7 @@ async def generate(
         hit = look and key in cache.writings
         writing = cache.writings[key] if hit else Writing(cache, key, write)
         source = writing.read(reader)
-    cache_control.served(hit)
+    control.served(hit)
     ended, reason = "", "CANCELED"
     try:
         async with aclosing(source) as events:

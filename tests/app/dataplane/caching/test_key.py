@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.dataplane.cache_key import Keys, identity, repeatable
+from app.dataplane.caching.key import Keys, identity, repeatable
 from app.dataplane.tensors import Tensor
 from engines.card import Card
 from engines.protocol import Generate, Grammar, Load, Ready, Sampling

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Hashable
 from typing import Any
 
+from app.dataplane.batching.layout import Layout
 from app.dataplane.indices import renumbered
-from app.dataplane.layout import Layout
 from app.dataplane.tensors import Tensor
 from app.errors import PilothouseError
 

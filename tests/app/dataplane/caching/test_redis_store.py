@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from app.dataplane import cache_store
-from app.dataplane.cache_key import Keys
-from app.dataplane.cache_store import RedisStore
-from app.dataplane.response_cache import ResponseCache
+from app.dataplane.caching import store as cache_store
+from app.dataplane.caching.key import Keys
+from app.dataplane.caching.response_cache import ResponseCache
+from app.dataplane.caching.store import RedisStore
 from app.monitoring.metrics import RouteMetrics
 
 
@@ -79,7 +79,7 @@ async def test_a_redis_that_is_away_costs_no_request_and_is_told_once(
     redis_server, open_store, how, caplog, monkeypatch
 ):
     monkeypatch.setattr(cache_store, "REDIS_PAUSE_S", 0.0)
-    caplog.set_level(logging.INFO, "app.dataplane.cache_store")
+    caplog.set_level(logging.INFO, "app.dataplane.caching.store")
     cache = ResponseCache(open_store(), Keys(b""), RouteMetrics("r", "m", 1, "tensor", "e"))
     assert await ask(cache) == (b"A", False)
     getattr(redis_server, how)()
