@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import socket
@@ -110,7 +111,8 @@ def report(title: str, results: Rounds, ours: str = "pilothouse") -> None:
         medians = [statistics.median(entry[figure] for entry in results[name]) for name in names]
         ratios = [
             statistics.median(
-                mine[figure] / theirs[figure] for mine, theirs in zip(results[ours], results[name], strict=True)
+                mine[figure] / (theirs[figure] or math.nan)
+                for mine, theirs in zip(results[ours], results[name], strict=True)
             )
             for name in names
             if name != ours

@@ -91,9 +91,7 @@ async def grid_round(
     url: str, prompts: Prompts, streams: int, length: int, tokens: int, temperature: float
 ) -> dict[str, float]:
     async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
-        asked = [
-            stream(client, prompts.new(length), tokens, prompts.seed, False, temperature) for _ in range(streams)
-        ]
+        asked = [stream(client, prompts.new(length), tokens, prompts.seed, False, temperature) for _ in range(streams)]
         started = time.perf_counter()
         answers = await asyncio.gather(*asked)
         elapsed = time.perf_counter() - started
@@ -113,9 +111,7 @@ async def prefix_round(url: str, prompts: Prompts, shared: list[int], streams: i
         await stream(client, prompts.new(len(shared) + 16, shared), 8, prompts.seed, True)
     # New connections: llama-server closes the old one without a word.
     async with httpx2.AsyncClient(base_url=url, timeout=900) as client:
-        asked = [
-            stream(client, prompts.new(len(shared) + 16, shared), 16, prompts.seed, True) for _ in range(streams)
-        ]
+        asked = [stream(client, prompts.new(len(shared) + 16, shared), 16, prompts.seed, True) for _ in range(streams)]
         answers = await asyncio.gather(*asked)
     return {"TTFT p50 ms": 1e3 * statistics.median(first for first, _, _ in answers)}
 
