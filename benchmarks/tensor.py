@@ -12,8 +12,8 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +137,28 @@ def report(title: str, results: common.Rounds) -> None:
         print(f"| {name} | {middle['requests/s']:,.0f} | {times} | {share:.2f} |", flush=True)
 
 
-def memory_mb(pids: list[int]) -> float:
-    """Resident, of the processes and all that they started."""
-    parents = [psutil.Process(pid) for pid in pids]
-    found = {*parents, *(child for parent in parents for child in parent.children(recursive=True))}
-    return sum(process.memory_info().rss for process in found) / 1e6
+def processes(subject: Subject) -> set[psutil.Process]:
+    """The server's, and all that they started."""
+    parents = [psutil.Process(pid) for pid in subject.pids]
+    return {*parents, *(child for parent in parents for child in parent.children(recursive=True))}
+
+
+def memory_mb(subject: Subject) -> float:
+    """Resident."""
+    return sum(process.memory_info().rss for process in processes(subject)) / 1e6
+
+
+@contextlib.contextmanager
+def alone(subject: Subject | None, subjects: Iterable[Subject]) -> Iterator[None]:
+    """The others stand still: some are busy while nobody asks them."""
+    others = [process for other in subjects if other is not subject for process in processes(other)]
+    for process in others:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in others:
+            process.resume()
 
 
 def pid_of(url: str) -> int:
@@ -170,7 +187,7 @@ def measure(name: str, model: Path, arguments: argparse.Namespace, work: Path) -
             if arguments.peers and (not arguments.only or title in arguments.only):
                 subjects[title] = stack.enter_context(start(Path(arguments.peers), model, metadata, work / name))
         results = compare(name, model, subjects, metadata["inputs"][0], arguments, work / name)
-        results["memory_mb"] = {title: round(memory_mb(subject.pids)) for title, subject in subjects.items()}
+        results["memory_mb"] = {title: round(memory_mb(subject)) for title, subject in subjects.items()}
         daemon = psutil.Process(ours.pids[0]).memory_info().rss / 1e6
         print(f"\nmemory after it, MB: {results['memory_mb']}; of pilothouse the daemon {daemon:.0f}")
         return results
@@ -186,9 +203,16 @@ def compare(
 ) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     seconds = arguments.seconds
-    limits = {
-        f"onnxruntime, batches of {batch}": lambda batch=batch: raw(model, batch, min(seconds, 2)) for batch in (1, 32)
-    }
+
+    def ask(subject: Subject, connections: int, file: str) -> dict[str, float]:
+        with alone(subject, subjects.values()):
+            return wrk(subject.url, connections, seconds, file)
+
+    def limit(batch: int) -> dict[str, float]:
+        with alone(None, subjects.values()):
+            return raw(model, batch, min(seconds, 2))
+
+    limits = {f"onnxruntime, batches of {batch}": partial(limit, batch) for batch in (1, 32)}
     for binary in (False, True):
         able = {title: subject for title, subject in subjects.items() if subject.binary or not binary}
         scripts = {
@@ -202,8 +226,7 @@ def compare(
                     check(subject.url + subject.path, Path(scripts[title]).parent, expected)
         for connections in arguments.connections:
             measures: dict[str, Callable[[], dict[str, float]]] = {
-                title: lambda u=subject.url, c=connections, s=scripts[title]: wrk(u, c, seconds, s)  # type: ignore[misc]
-                for title, subject in able.items()
+                title: partial(ask, subject, connections, scripts[title]) for title, subject in able.items()
             }
             what = f"{name}, {'binary tensors' if binary else 'JSON'}, {connections} connection(s)"
             results = common.interleave(measures | ({} if binary else limits), arguments.rounds)

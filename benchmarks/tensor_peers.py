@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import psutil
 
 PEERS = Path(__file__).parent / "peers"
 MOST_ROWS = 32
@@ -49,7 +50,11 @@ def litserve(folder: Path, model: Path, spec: dict[str, Any], work: Path) -> Ite
     url = f"http://127.0.0.1:{common.free_port()}"
     command = [python, str(PEERS / "litserve_tensor.py"), url.rpartition(":")[2]]
     with common.server(command, f"{url}/health", **environment) as process:
-        yield Subject(url, pids=[process.pid])
+        try:
+            yield Subject(url, pids=[process.pid])
+        finally:  # it leaves its own processes behind
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
 
 
 @contextlib.contextmanager

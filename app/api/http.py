@@ -84,12 +84,11 @@ class Request:
             raise InvalidInput(f"the body is not valid JSON: {error}") from None
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct):
     body: bytes = b""
     status: int = 200
     content_type: bytes = b"application/json"
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: list[tuple[bytes, bytes]] = []
 
 
 @dataclass(slots=True)

@@ -5,8 +5,9 @@ import contextlib
 import itertools
 import secrets
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from app.api import errors
 from app.api.auth import Guard

@@ -52,6 +52,17 @@ class Exchange(RequestResponseCycle):
 
     task: "asyncio.Task[None] | None" = None
     """What computes the answer."""
+    _taken = False
+
+    async def receive(self) -> Any:
+        if self.more_body or self._taken or self.waiting_for_100_continue or self.disconnected:
+            return await super().receive()
+        self._taken = True  # a body that is here already needs no waiting
+        self.message_event.clear()
+        self.flow.resume_reading()
+        message = {"type": "http.request", "body": bytes(self.body), "more_body": False}
+        self.body = bytearray()
+        return message
 
     def answer(self, status: int, headers: Headers, body: bytes) -> bool:
         """Send a whole answer with one write; its length is added. `False`: it must go by ASGI's messages, because the

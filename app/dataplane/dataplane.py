@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from app.dataplane import admission, ensemble, items, routing
 from app.dataplane.caching import calls as cached_calls

@@ -1,7 +1,9 @@
 """One call of a tensor model, as every protocol asks for it, and its answer."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from app.dataplane.routing import Target
 from app.dataplane.tensors import Tensor
@@ -16,14 +18,13 @@ class SequenceMark:
     end: bool = False
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(msgspec.Struct):
     """``outputs`` empty asks for all."""
 
     inputs: list[Tensor]
     """In any order."""
-    outputs: list[str] = field(default_factory=list)
-    arrived: float = field(default_factory=time.perf_counter)
+    outputs: list[str] = []
+    arrived: float = msgspec.field(default_factory=time.perf_counter)
     """`time.perf_counter` of the request."""
     timeout_s: float | None = None
     """`None`: the deployment's."""
@@ -46,8 +47,7 @@ class StepTime:
     compute_s: float
 
 
-@dataclass(slots=True)
-class Inference:
+class Inference(msgspec.Struct):
     """An answer: outputs as raw tensors, and where the time went (seconds)."""
 
     target: Target
@@ -60,4 +60,4 @@ class Inference:
     total_s: float = 0.0
     batch_rows: int = 0
     cached: bool = False
-    steps: list[StepTime] = field(default_factory=list)
+    steps: list[StepTime] = []

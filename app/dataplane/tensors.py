@@ -3,8 +3,9 @@ bytes; `arrays` does it for any axis."""
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
+
+import msgspec
 
 from engines.protocol import TensorHeader
 
@@ -26,8 +27,7 @@ SIZES = {
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(slots=True)
-class Tensor:
+class Tensor(msgspec.Struct):
     """``data`` is C order, little-endian; BYTES is a sequence of ``u32 length | bytes``."""
 
     name: str

@@ -26,7 +26,7 @@ from engines.protocol import Ready
 #: How often it is looked whether what drains is empty.
 DRAIN_PERIOD_S = 0.01
 #: How sure the model was is read of so many first batches, then of one in this time.
-ALL_BATCHES, LOOK_PERIOD_S = 1024, 0.002
+ALL_BATCHES, LOOK_PERIOD_S = 1024, 0.01
 
 
 class Serving:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from app.api.kserve import classification, metadata, parameters, statistics
 from app.api.kserve.log_settings import Log
@@ -25,19 +27,18 @@ from app.schema.kserve import ModelMetadata, ModelStatistics, ServerMetadata
 from app.schema.manage import Deployment
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """One request to a model, decoded. ``inputs`` out of shared memory are read already (`Service.regions`)."""
 
     model: str
     inputs: list[Tensor]
-    wanted: list[Wanted] = field(default_factory=list)
+    wanted: list[Wanted] = []
     """Empty: every output."""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = {}
     id: str = ""
     version: str = ""
     """Empty: the one that is served."""
-    arrived: float = field(default_factory=time.perf_counter)
+    arrived: float = msgspec.field(default_factory=time.perf_counter)
     timeout_s: float | None = None
     """What the transport knows of, beside the parameter."""
 

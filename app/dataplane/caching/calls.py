@@ -3,9 +3,9 @@ answer is kept."""
 
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from app.dataplane.caching.response_cache import Kept, ResponseCache
 from app.dataplane.inference import Ask, Inference
